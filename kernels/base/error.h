@@ -1,5 +1,5 @@
-// error.h: the one exception type of the project and the exit codes that it carries. Thrown anywhere, caught once, in
-// trainer/main.cpp, which prints the message and returns the code.
+// error.h: the one exception type of the project and the exit codes that it carries. Thrown anywhere, caught
+// once, in trainer/main.cpp, which prints the message and returns the code.
 #pragma once
 
 #include <source_location>
@@ -45,18 +45,19 @@ class Error : public std::runtime_error {
   std::source_location where_;
 };
 
-// fail(ExitCode::kData, "DATA-03", path, ": holds ", n, " bytes, expected ", m): a user's mistake or a fault of the machine.
-// The message says where (file, line or key), what was found, what was expected and how to mend it.
+// fail(ExitCode::kData, "DATA-03", path, ": holds ", n, " bytes, expected ", m): a user's mistake or a fault
+// of the machine. The message says where (file, line or key), what was found, what was expected and how to
+// mend it.
 template <class... Args>
 [[noreturn]] void fail(ExitCode code, std::string_view id, const Args&... args) {
   throw Error(code, std::string(id), str(args...));
 }
 
 // A broken contract between parts of the program: a bug (exit code 70). Never for user input.
-#define RK_CHECK(condition, ...)                                                                              \
-  do {                                                                                                        \
-    if (!(condition)) [[unlikely]]                                                                            \
-      throw ::rookery::Error(::rookery::ExitCode::kInternal, "", ::rookery::str(__VA_ARGS__));                \
+#define RK_CHECK(condition, ...)                                                               \
+  do {                                                                                         \
+    if (!(condition)) [[unlikely]]                                                             \
+      throw ::rookery::Error(::rookery::ExitCode::kInternal, "", ::rookery::str(__VA_ARGS__)); \
   } while (false)
 
 }  // namespace rookery

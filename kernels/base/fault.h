@@ -13,7 +13,8 @@ namespace rookery {
 
 enum class FaultAction { kNone, kEnospc, kEio, kShortWrite, kBitFlip, kNan };
 
-// Passes the point `name`: does kill, stop, throw and delay itself; returns the others for the caller to act on.
+// Passes the point `name`: does kill, stop, throw and delay itself; returns the others for the caller to act
+// on.
 FaultAction fault_point(std::string_view name);
 
 // How many points this process has passed (all names), and the names seen, for tests that enumerate them.

@@ -1,6 +1,6 @@
-// io.h: the one layer through which every file is written. Each step of a write passes a named fault point, so a test can
-// stop the process, or make the disk fail, at any of them (kernels/base/fault.h).
-// All functions throw Error with the path and the errno text: kIo for failures, kCannotCreate where nothing can be made,
+// io.h: the one layer through which every file is written. Each step of a write passes a named fault point,
+// so a test can stop the process, or make the disk fail, at any of them (kernels/base/fault.h). All functions
+// throw Error with the path and the errno text: kIo for failures, kCannotCreate where nothing can be made,
 // kNoInput for what cannot be read.
 #pragma once
 
@@ -41,7 +41,8 @@ class OutputFile {
   std::unique_ptr<State> state_;
 };
 
-// Temporary name beside `path`, write, fsync, rename, fsync of the folder: `path` holds the old or the new content, never a part.
+// Temporary name beside `path`, write, fsync, rename, fsync of the folder: `path` holds the old or the new
+// content, never a part.
 void write_file_atomic(const fs::path& path, std::string_view content, std::string_view point);
 
 // "<point>.rename" before, "<point>.renamed" after; the parent folders are fsynced when `durable`.
@@ -54,7 +55,8 @@ void remove_all(const fs::path& path, std::string_view point);
 void sync_directory(const fs::path& path);
 uint64_t free_bytes(const fs::path& path);
 
-// Whole file as text; refuses (kData) what is larger than `limit` bytes, (kNoInput) what is missing or not a regular file.
+// Whole file as text; refuses (kData) what is larger than `limit` bytes, (kNoInput) what is missing or not a
+// regular file.
 std::string read_file(const fs::path& path, uint64_t limit);
 
 // A read-only map of a regular file.

@@ -18,7 +18,8 @@ namespace {
 
 thread_local bool inside_body = false;
 
-// Parts of a training step follow each other within microseconds, so a thread looks for the next one this often before it sleeps.
+// Parts of a training step follow each other within microseconds, so a thread looks for the next one this
+// often before it sleeps.
 constexpr int kSpins = 4000;
 
 inline void relax() {
@@ -71,7 +72,8 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), state_(std::make_unique<State>()) {
   RK_CHECK(num_threads >= 1, "[ThreadPool] needs at least 1 thread, got ", num_threads);
-  for (int part = 1; part < num_threads; ++part) state_->threads.emplace_back([this, part] { state_->work(part); });
+  for (int part = 1; part < num_threads; ++part)
+    state_->threads.emplace_back([this, part] { state_->work(part); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -84,7 +86,8 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::run(int parts, Body body, void* context) {
-  RK_CHECK(parts >= 1 && parts <= num_threads_, "[ThreadPool] ", parts, " parts for ", num_threads_, " threads");
+  RK_CHECK(parts >= 1 && parts <= num_threads_, "[ThreadPool] ", parts, " parts for ", num_threads_,
+           " threads");
   if (inside_body || parts == 1) {
     for (int part = 0; part < parts; ++part) body(context, part, parts);
     return;

@@ -1,5 +1,6 @@
-// parallel.h: a pool of threads that splits [0, n) into one contiguous part per thread, always the same way, so sums over parts
-// repeat bit for bit at the same number of threads. A Device owns one pool; there are no globals.
+// parallel.h: a pool of threads that splits [0, n) into one contiguous part per thread, always the same way,
+// so sums over parts repeat bit for bit at the same number of threads. A Device owns one pool; there are no
+// globals.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +17,8 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
-  // Calls body(context, part, parts) for part = 0 .. parts-1, parts <= num_threads(), and waits for all. An exception of any part is
-  // rethrown here. Called from inside a body it runs the parts one after another.
+  // Calls body(context, part, parts) for part = 0 .. parts-1, parts <= num_threads(), and waits for all. An
+  // exception of any part is rethrown here. Called from inside a body it runs the parts one after another.
   using Body = void (*)(void* context, int part, int parts);
   void run(int parts, Body body, void* context);
 
@@ -27,9 +28,11 @@ class ThreadPool {
   std::unique_ptr<State> state_;
 };
 
-// body(begin, end, part) on at most num_threads contiguous parts of [0, n); a part has at least `grain` items where n allows.
+// body(begin, end, part) on at most num_threads contiguous parts of [0, n); a part has at least `grain` items
+// where n allows.
 template <class F>
-inline __attribute__((always_inline)) void parallel_parts(ThreadPool& pool, int64_t n, int64_t grain, F&& body) {
+inline __attribute__((always_inline)) void parallel_parts(ThreadPool& pool, int64_t n, int64_t grain,
+                                                          F&& body) {
   if (n <= 0) return;
   const int64_t wanted = grain > 1 ? (n + grain - 1) / grain : n;
   const int parts = static_cast<int>(wanted < pool.num_threads() ? wanted : pool.num_threads());
@@ -52,7 +55,8 @@ inline __attribute__((always_inline)) void parallel_parts(ThreadPool& pool, int6
 
 // body(begin, end) on contiguous parts of [0, n).
 template <class F>
-inline __attribute__((always_inline)) void parallel_for(ThreadPool& pool, int64_t n, int64_t grain, F&& body) {
+inline __attribute__((always_inline)) void parallel_for(ThreadPool& pool, int64_t n, int64_t grain,
+                                                        F&& body) {
   parallel_parts(pool, n, grain, [&](int64_t begin, int64_t end, int) { body(begin, end); });
 }
 

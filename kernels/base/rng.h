@@ -1,5 +1,5 @@
-// rng.h: counter-based random numbers (Philox 4x32-10, Salmon et al. 2011): value i of a stream is a pure function of (seed, stream, i),
-// so initial weights and orders do not depend on ranks or threads.
+// rng.h: counter-based random numbers (Philox 4x32-10, Salmon et al. 2011): value i of a stream is a pure
+// function of (seed, stream, i), so initial weights and orders do not depend on ranks or threads.
 #pragma once
 
 #include <array>
@@ -36,7 +36,8 @@ class Philox {
   // Standard normal (Box-Muller on one block).
   double normal(uint64_t index) const {
     const auto b = block(index);
-    const double u = (static_cast<double>(((uint64_t{b[1]} << 32) | b[0]) >> 11) + 1.0) * 0x1.0p-53;  // in (0, 1]
+    const double u =
+        (static_cast<double>(((uint64_t{b[1]} << 32) | b[0]) >> 11) + 1.0) * 0x1.0p-53;  // in (0, 1]
     const double v = static_cast<double>(((uint64_t{b[3]} << 32) | b[2]) >> 11) * 0x1.0p-53;
     return std::sqrt(-2.0 * std::log(u)) * std::cos(2.0 * std::numbers::pi * v);
   }

@@ -17,15 +17,16 @@ inline void append_str(std::string& out, bool b) { out += b ? "true" : "false"; 
 
 // Shortest text that reads back to the same value.
 template <class T>
-  requires(std::integral<T> || std::floating_point<T>)
-void append_str(std::string& out, T value) {
+requires(std::integral<T> || std::floating_point<T>) void append_str(std::string& out, T value) {
   char buffer[64];
   auto [end, ec] = std::to_chars(buffer, buffer + sizeof buffer, value);
   out.append(buffer, end);
 }
 
 template <class T>
-  requires requires(const T& t) { { to_string(t) } -> std::convertible_to<std::string>; }
+requires requires(const T& t) {
+  { to_string(t) } -> std::convertible_to<std::string>;
+}
 void append_str(std::string& out, const T& value) { out += to_string(value); }
 
 template <class... Args>

@@ -1,0 +1,139 @@
+// autograd.h: an explicit tape over fused operations. An op computes its outputs, then calls record() with a
+// body that, given the gradients of the outputs, hands gradients to the inputs. No second derivatives:
+// backward bodies work on plain tensors.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "kernels/tensor/tensor.h"
+
+namespace rookery {
+
+class Tape;
+
+// How the global tensor is cut over ranks: plain data, parallel/ gives it meaning.
+struct ShardSpec {
+  int split_dim = -1;         // -1: whole
+  bool partial_grad = false;  // each rank holds a part of the sum
+};
+
+// A named leaf. `master` and `grad` lie in the flat buckets of a ParamStore (parallel/shard).
+struct Parameter {
+  std::string name;  // as in published checkpoints: "blocks.0.att.key.weight"
+  Shape global;      // shape of the whole tensor; master has the local one
+  ShardSpec spec;
+  Tensor master, grad;
+  bool trainable = true;
+  bool grad_written = false;  // false: the next gradient overwrites; true: it adds
+};
+
+// A value plus its place on a tape; without a tape it is a constant.
+class Var {
+ public:
+  Var() = default;
+  Var(Tensor value) : value_(std::move(value)) {}  // NOLINT: a tensor is a constant Var
+  const Tensor& value() const { return value_; }
+  const Shape& shape() const { return value_.shape(); }
+  bool defined() const { return value_.defined(); }
+  bool tracked() const { return tape_ != nullptr; }
+  Tape* tape() const { return tape_; }
+
+  Var reshape(const Shape& shape) const;  // a view; the gradient is viewed back
+
+ private:
+  friend class Tape;
+  friend class Grads;
+  Var(Tensor value, Tape* tape, int32_t slot) : value_(std::move(value)), tape_(tape), slot_(slot) {}
+  Tensor value_;
+  Tape* tape_ = nullptr;
+  int32_t slot_ = -1;
+};
+
+// Where a backward body writes the gradient of one input: overwrite `tensor`, or add to it.
+struct GradTarget {
+  Tensor tensor;
+  bool accumulate = false;
+};
+
+// Given to a backward body: the way to the gradients of the op's inputs (by position).
+class Grads {
+ public:
+  bool wants(int input) const;
+  // Takes `grad` as this input's gradient, or adds it to what is there. `grad` may be shared with others: it
+  // is never written to while so.
+  void give(int input, const Tensor& grad);
+  // Memory to write to directly; the body must fill it, or add to it where `accumulate` says so. `shape` is
+  // the input's.
+  GradTarget into(int input);
+
+ private:
+  friend class Tape;
+  Grads(Tape& tape, std::span<const int32_t> inputs) : tape_(tape), inputs_(inputs) {}
+  Tape& tape_;
+  std::span<const int32_t> inputs_;
+};
+
+// One gradient per output; undefined where nothing downstream used it.
+using Backward = std::function<void(std::span<const Tensor> grad_outputs, Grads& grads)>;
+
+class Tape {
+ public:
+  Tape() = default;
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  Var leaf(Parameter& parameter);  // tracked if trainable; counted, so that "ready" is exact
+  Var watch(const Tensor& value);  // an input whose gradient is wanted; read it with grad()
+  // Walks the nodes in reverse. `loss` is a scalar unless a seed (its gradient) is given. Frees what each
+  // node saved as it goes.
+  void backward(const Var& loss, const Tensor* seed = nullptr);
+  // The same from several outputs at once, each with its gradient.
+  void backward(std::span<const std::pair<Var, Tensor>> seeds);
+  Tensor grad(const Var& watched) const;  // after backward; undefined if the loss does not depend on it
+  // Called after the last use of a leaf has given its gradient.
+  void on_leaf_ready(std::function<void(Parameter&)> hook) { leaf_ready_ = std::move(hook); }
+
+ private:
+  friend class Grads;
+  friend std::vector<Var> record(std::string_view, std::initializer_list<Var>, std::span<const Tensor>,
+                                 Backward);
+  struct Slot {
+    Shape shape;
+    DType dtype;
+    Device* device = nullptr;
+    Tensor grad;
+    Parameter* leaf = nullptr;
+    int32_t uses = 0;  // of a leaf, still to come in backward
+    bool keep = false;
+  };
+  struct Node {
+    std::string_view name;
+    std::vector<int32_t> inputs;  // slots; -1 for constants
+    int32_t first_output = 0, num_outputs = 0;
+    Backward body;
+  };
+  int32_t add_slot(const Tensor& value);
+  void run_backward();
+
+  std::vector<Slot> slots_;
+  std::vector<Node> nodes_;
+  std::unordered_map<Parameter*, int32_t> leaves_;
+  std::function<void(Parameter&)> leaf_ready_;
+};
+
+// Used by ops only. If no input is tracked the outputs are constants and `body` is dropped.
+std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs,
+                        std::span<const Tensor> outputs, Backward body);
+Var record(std::string_view name, std::initializer_list<Var> inputs, const Tensor& output,
+           std::function<void(const Tensor& grad_output, Grads& grads)> body);
+
+}  // namespace rookery

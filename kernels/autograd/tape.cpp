@@ -1,0 +1,165 @@
+// tape.cpp: recording and the reverse walk (kernels/autograd/autograd.h).
+#include "kernels/autograd/autograd.h"
+
+namespace rookery {
+
+int32_t Tape::add_slot(const Tensor& value) {
+  Slot slot;
+  slot.shape = value.shape();
+  slot.dtype = value.dtype();
+  slot.device = &value.device();
+  slots_.push_back(std::move(slot));
+  return static_cast<int32_t>(slots_.size()) - 1;
+}
+
+Var Tape::leaf(Parameter& parameter) {
+  if (!parameter.trainable) return Var(parameter.master);
+  auto [it, inserted] = leaves_.try_emplace(&parameter, -1);
+  if (inserted) {
+    it->second = add_slot(parameter.master);
+    slots_[it->second].leaf = &parameter;
+  }
+  return Var(parameter.master, this, it->second);
+}
+
+Var Tape::watch(const Tensor& value) {
+  const int32_t slot = add_slot(value);
+  slots_[slot].keep = true;
+  return Var(value, this, slot);
+}
+
+std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs,
+                        std::span<const Tensor> outputs, Backward body) {
+  Tape* tape = nullptr;
+  for (const Var& in : inputs) {
+    if (!in.tracked()) continue;
+    RK_CHECK(tape == nullptr || tape == in.tape(), "[", name, "] inputs of two tapes");
+    tape = in.tape();
+  }
+  std::vector<Var> vars;
+  if (tape == nullptr) {
+    vars.assign(outputs.begin(), outputs.end());
+    return vars;
+  }
+  Tape::Node node;
+  node.name = name;
+  for (const Var& in : inputs) {
+    node.inputs.push_back(in.slot_);
+    if (in.slot_ >= 0 && tape->slots_[in.slot_].leaf) ++tape->slots_[in.slot_].uses;
+  }
+  node.body = std::move(body);
+  node.num_outputs = static_cast<int32_t>(outputs.size());
+  for (const Tensor& out : outputs) {
+    const int32_t slot = tape->add_slot(out);
+    if (vars.empty()) node.first_output = slot;
+    vars.push_back(Var(out, tape, slot));
+  }
+  tape->nodes_.push_back(std::move(node));
+  return vars;
+}
+
+Var record(std::string_view name, std::initializer_list<Var> inputs, const Tensor& output,
+           std::function<void(const Tensor&, Grads&)> body) {
+  return record(name, inputs, std::span<const Tensor>(&output, 1),
+                [body = std::move(body)](std::span<const Tensor> grads_out, Grads& grads) {
+                  body(grads_out[0], grads);
+                })[0];
+}
+
+Var Var::reshape(const Shape& new_shape) const {
+  return record("reshape", {*this}, value_.reshape(new_shape),
+                [old = value_.shape()](const Tensor& dy, Grads& grads) { grads.give(0, dy.reshape(old)); });
+}
+
+bool Grads::wants(int input) const { return inputs_[input] >= 0; }
+
+void Grads::give(int input, const Tensor& grad) {
+  if (!wants(input)) return;
+  Tape::Slot& slot = tape_.slots_[inputs_[input]];
+  check_shape(grad, slot.shape, "[backward] gradient");
+  if (slot.leaf) {
+    Parameter& p = *slot.leaf;
+    if (p.grad_written) {
+      add_to(grad, p.grad);
+    } else {
+      copy(grad, p.grad);
+      p.grad_written = true;
+    }
+  } else if (!slot.grad.defined()) {
+    slot.grad = grad;
+  } else if (slot.grad.unique()) {
+    add_to(grad, slot.grad);
+  } else {  // shared with another gradient: the sum gets memory of its own
+    slot.grad = sum_of(slot.grad, grad);
+  }
+}
+
+GradTarget Grads::into(int input) {
+  RK_CHECK(wants(input), "[backward] nobody wants the gradient of input ", input);
+  Tape::Slot& slot = tape_.slots_[inputs_[input]];
+  if (slot.leaf) {
+    Parameter& p = *slot.leaf;
+    return {p.grad, std::exchange(p.grad_written, true)};
+  }
+  if (!slot.grad.defined()) {
+    slot.grad = empty(slot.shape, slot.dtype, *slot.device);
+    return {slot.grad, false};
+  }
+  if (!slot.grad.unique()) {
+    Tensor own = empty_like(slot.grad);
+    copy(slot.grad, own);
+    slot.grad = own;
+  }
+  return {slot.grad, true};
+}
+
+void Tape::backward(const Var& loss, const Tensor* seed) {
+  Tensor one;
+  if (seed == nullptr) {
+    RK_CHECK(loss.value().numel() == 1, "[backward] the loss must be a scalar, is ", loss.shape());
+    const double value = 1.0;
+    one = tensor_from(std::span<const double>(&value, 1), loss.shape(), loss.value().dtype(),
+                      loss.value().device());
+    seed = &one;
+  }
+  const std::pair<Var, Tensor> pair{loss, *seed};
+  backward(std::span<const std::pair<Var, Tensor>>(&pair, 1));
+}
+
+void Tape::backward(std::span<const std::pair<Var, Tensor>> seeds) {
+  for (const auto& [var, grad] : seeds) {
+    RK_CHECK(var.tape() == this, "[backward] the loss is not on this tape");
+    Grads grads(*this, std::span<const int32_t>(&var.slot_, 1));
+    grads.give(0, grad);
+  }
+  run_backward();
+}
+
+void Tape::run_backward() {
+  std::vector<Tensor> grads_out;
+  for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
+    grads_out.clear();
+    bool any = false;
+    for (int32_t i = 0; i < node->num_outputs; ++i) {
+      Slot& slot = slots_[node->first_output + i];
+      grads_out.push_back(slot.keep ? slot.grad : std::exchange(slot.grad, Tensor()));
+      any = any || grads_out.back().defined();
+    }
+    if (any) {
+      Grads grads(*this, node->inputs);
+      node->body(grads_out, grads);
+    }
+    node->body = nullptr;  // frees what the op had saved
+    for (const int32_t input : node->inputs) {
+      if (input < 0 || !slots_[input].leaf) continue;
+      if (--slots_[input].uses == 0 && leaf_ready_) leaf_ready_(*slots_[input].leaf);
+    }
+  }
+}
+
+Tensor Tape::grad(const Var& watched) const {
+  RK_CHECK(watched.tape() == this && watched.slot_ >= 0, "[grad] not on this tape");
+  return slots_[watched.slot_].grad;
+}
+
+}  // namespace rookery

@@ -1,0 +1,77 @@
+// arena.h: memory of one training step. The first step under a key runs on cached blocks while every request
+// is noted with its birth and death; from these intervals a plan is packed, and later steps replay it:
+// request i gets offset i of one slab. That gives constant addresses, no fragmentation, and a peak that is
+// known and can be explained before the second step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace rookery {
+
+class Arena {
+ public:
+  Arena() = default;
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+  struct Ticket {
+    std::byte* data = nullptr;
+    int64_t request = -1;  // index within the step; -1: not of a step
+    uint64_t step = 0;
+  };
+  // Memory aligned to 64 bytes; outside a step it comes from the heap and counts as persistent. Not zeroed.
+  Ticket allocate(size_t bytes);
+  void release(const Ticket& ticket, size_t bytes);
+
+  // Between the two, requests are of the step `key` (e.g. "train"; one plan per key). A step that asks
+  // otherwise than its plan finishes on cached blocks and the plan is made anew; `on_replan` hears why.
+  void begin_step(const std::string& key);
+  void end_step();
+  std::function<void(const std::string&)> on_replan;
+
+  struct Plan {
+    size_t slab_bytes = 0;   // what replay needs
+    size_t peak_bytes = 0;   // largest sum of live blocks: the floor of slab_bytes
+    size_t total_bytes = 0;  // sum of all requests
+    int64_t requests = 0;
+  };
+  const Plan* plan(const std::string& key) const;  // null before the first step under this key
+  size_t persistent_bytes() const { return persistent_bytes_; }
+  bool in_step() const { return current_ != nullptr; }
+
+ private:
+  struct Request {
+    size_t bytes;
+    int64_t birth, death;  // in ticks of allocate/release; death -1: outlives the step, served from the heap
+    size_t offset;
+  };
+  struct KeyState {
+    std::vector<Request> planned;
+    Plan plan;
+    bool valid = false;
+  };
+  void make_plan(KeyState& state);
+  std::byte* from_cache(size_t bytes);
+  void free_cache();
+
+  std::map<std::string, KeyState> keys_;
+  KeyState* current_ = nullptr;
+  std::string current_key_;
+  bool replaying_ = false;
+  int64_t clock_ = 0, next_request_ = 0;
+  uint64_t step_ = 0;
+  std::vector<Request> log_;
+  std::vector<std::byte*> served_;  // block of request i, when it did not come from the slab
+  std::multimap<size_t, std::byte*> cache_;
+  std::byte* slab_ = nullptr;
+  size_t slab_bytes_ = 0;
+  size_t persistent_bytes_ = 0;
+};
+
+}  // namespace rookery

@@ -1,0 +1,136 @@
+// tensor.h: a counted handle on a contiguous row-major block of memory. Views (reshape, narrow on dim 0)
+// share the block.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/tensor/device.h"
+#include "kernels/tensor/dtype.h"
+
+namespace rookery {
+
+class Shape {
+ public:
+  static constexpr int kMaxDims = 6;
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> dims) : Shape(std::span<const int64_t>(dims.begin(), dims.size())) {}
+  explicit Shape(std::span<const int64_t> dims) {
+    RK_CHECK(dims.size() <= kMaxDims, "[Shape] at most ", kMaxDims, " dims, got ", dims.size());
+    for (const int64_t d : dims) dims_[size_++] = d;
+  }
+  int size() const { return size_; }
+  int64_t operator[](int i) const { return dims_[i]; }
+  int64_t back() const { return dims_[size_ - 1]; }
+  const int64_t* begin() const { return dims_.data(); }
+  const int64_t* end() const { return dims_.data() + size_; }
+  int64_t numel() const {
+    int64_t n = 1;
+    for (int i = 0; i < size_; ++i) n *= dims_[i];
+    return n;
+  }
+  bool operator==(const Shape&) const = default;
+
+ private:
+  std::array<int64_t, kMaxDims> dims_{};
+  int size_ = 0;
+};
+std::string to_string(const Shape& shape);  // "[2, 40, 64]"
+
+class Tensor {
+ public:
+  Tensor() = default;
+  bool defined() const { return block_ != nullptr; }
+  const Shape& shape() const { return shape_; }
+  int64_t dim(int i) const { return shape_[i < 0 ? shape_.size() + i : i]; }
+  DType dtype() const { return dtype_; }
+  Device& device() const { return *block_->device; }
+  int64_t numel() const { return shape_.numel(); }
+  size_t bytes() const { return static_cast<size_t>(numel()) * dtype_size(dtype_); }
+
+  template <class T>
+  inline __attribute__((always_inline)) T* data() const {
+    return reinterpret_cast<T*>(block_->ticket.data + offset_);
+  }
+  std::byte* raw() const { return block_ ? block_->ticket.data + offset_ : nullptr; }
+  template <class T>
+  std::span<T> span() const {
+    RK_CHECK(DTypeOf<T>::value == dtype_, "[Tensor] holds ", dtype_, ", asked for ", DTypeOf<T>::value);
+    return {data<T>(), static_cast<size_t>(numel())};
+  }
+
+  // auto [B, T, C] = x.dims<3>("[layer_norm] x");
+  template <size_t R>
+  std::array<int64_t, R> dims(std::string_view who) const {
+    RK_CHECK(shape_.size() == static_cast<int>(R), who, " must have ", R, " dims, has shape ", shape_);
+    std::array<int64_t, R> out;
+    for (size_t i = 0; i < R; ++i) out[i] = shape_[static_cast<int>(i)];
+    return out;
+  }
+
+  Tensor reshape(Shape shape) const;                       // same number of elements
+  Tensor narrow(int64_t begin, int64_t count) const;       // rows [begin, begin + count) of dim 0
+  bool unique() const { return block_.use_count() == 1; }  // nobody else holds the block
+
+ private:
+  struct Block {
+    Device* device;
+    Arena::Ticket ticket;
+    size_t bytes;
+    ~Block() { device->arena().release(ticket, bytes); }
+  };
+  friend Tensor empty(const Shape&, DType, Device&);
+  std::shared_ptr<Block> block_;
+  size_t offset_ = 0;
+  Shape shape_;
+  DType dtype_ = DType::kF32;
+};
+
+Tensor empty(const Shape& shape, DType dtype, Device& device);  // not initialised
+Tensor empty_like(const Tensor& like);
+Tensor zeros(const Shape& shape, DType dtype, Device& device);
+void fill_zero(const Tensor& t);
+void copy(const Tensor& from, const Tensor& to);    // same shape; converts between f32 and f64
+void add_to(const Tensor& from, const Tensor& to);  // to += from; same shape and float dtype
+Tensor sum_of(const Tensor& a, const Tensor& b);    // a new tensor a + b
+void check_shape(const Tensor& t, const Shape& expected, std::string_view who);
+
+// A tensor holding `values`, converted to `dtype`.
+template <class T>
+Tensor tensor_from(std::span<const T> values, const Shape& shape, DType dtype, Device& device) {
+  RK_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "[tensor_from] ", values.size(),
+           " values for shape ", shape);
+  Tensor t = empty(shape, dtype, device);
+  for (size_t i = 0; i < values.size(); ++i) {
+    switch (dtype) {
+      case DType::kF64:
+        t.data<double>()[i] = static_cast<double>(values[i]);
+        break;
+      case DType::kF32:
+        t.data<float>()[i] = static_cast<float>(values[i]);
+        break;
+      case DType::kI64:
+        t.data<int64_t>()[i] = static_cast<int64_t>(values[i]);
+        break;
+      case DType::kI32:
+        t.data<int32_t>()[i] = static_cast<int32_t>(values[i]);
+        break;
+      case DType::kU8:
+        t.data<uint8_t>()[i] = static_cast<uint8_t>(values[i]);
+        break;
+    }
+  }
+  return t;
+}
+std::vector<double> to_doubles(const Tensor& t);
+
+}  // namespace rookery
