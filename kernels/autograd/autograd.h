@@ -18,7 +18,18 @@
 
 namespace rookery {
 
+class Grads;
 class Tape;
+class Var;
+
+// One gradient per output; undefined where nothing downstream used it.
+using Backward = std::function<void(std::span<const Tensor> grad_outputs, Grads& grads)>;
+
+// Used by ops only. If no input is tracked the outputs are constants and `body` is dropped.
+std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs,
+                        std::span<const Tensor> outputs, Backward body);
+Var record(std::string_view name, std::initializer_list<Var> inputs, const Tensor& output,
+           std::function<void(const Tensor& grad_output, Grads& grads)> body);
 
 // How the global tensor is cut over ranks: plain data, parallel/ gives it meaning.
 struct ShardSpec {
@@ -51,7 +62,8 @@ class Var {
 
  private:
   friend class Tape;
-  friend class Grads;
+  friend std::vector<Var> record(std::string_view, std::initializer_list<Var>, std::span<const Tensor>,
+                                 Backward);
   Var(Tensor value, Tape* tape, int32_t slot) : value_(std::move(value)), tape_(tape), slot_(slot) {}
   Tensor value_;
   Tape* tape_ = nullptr;
@@ -81,9 +93,6 @@ class Grads {
   Tape& tape_;
   std::span<const int32_t> inputs_;
 };
-
-// One gradient per output; undefined where nothing downstream used it.
-using Backward = std::function<void(std::span<const Tensor> grad_outputs, Grads& grads)>;
 
 class Tape {
  public:
@@ -129,11 +138,5 @@ class Tape {
   std::unordered_map<Parameter*, int32_t> leaves_;
   std::function<void(Parameter&)> leaf_ready_;
 };
-
-// Used by ops only. If no input is tracked the outputs are constants and `body` is dropped.
-std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs,
-                        std::span<const Tensor> outputs, Backward body);
-Var record(std::string_view name, std::initializer_list<Var> inputs, const Tensor& output,
-           std::function<void(const Tensor& grad_output, Grads& grads)> body);
 
 }  // namespace rookery
