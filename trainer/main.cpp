@@ -1,9 +1,9 @@
-// main.cpp: finds the sub-command, runs it, reports an error once, returns the documented exit code.
-#include <cstdio>
+// main.cpp: hands the command line to the command table; trainer/cli/command.cpp finds the sub-command, runs
+// it, reports an error once and returns the documented exit code. The locale stays "C", so numbers are read
+// and printed the same everywhere.
+#include "trainer/cli/commands.h"
 
-#include "kernels/base/error.h"
-
-int main() {
-  std::fputs("rookery\n", stderr);
-  return static_cast<int>(rookery::ExitCode::kUsage);
+int main(int argc, char** argv) {
+  using namespace rookery::cli;
+  return run_program(rookery_command(), std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
 }

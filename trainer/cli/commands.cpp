@@ -1,0 +1,17 @@
+// commands.cpp: the list of sub-commands, in the order of the help page.
+#include "trainer/cli/commands.h"
+
+namespace rookery::cli {
+
+Command rookery_command() {
+  Command root;
+  root.name = "rookery";
+  root.summary = "train RWKV language models, from raw text to generated text";
+  root.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "train, one value changed"}};
+  root.children = {
+      help_command(),
+  };
+  return root;
+}
+
+}  // namespace rookery::cli

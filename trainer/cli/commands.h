@@ -1,0 +1,13 @@
+// commands.h: every sub-command, by the function that describes it. Add one: declare it here, list it in
+// commands.cpp.
+#pragma once
+
+#include "trainer/cli/command.h"
+
+namespace rookery::cli {
+
+Command rookery_command();  // the root: all sub-commands below it
+
+Command help_command();
+
+}  // namespace rookery::cli
