@@ -71,7 +71,8 @@ struct ThreadPool::State {
 };
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), state_(std::make_unique<State>()) {
-  RK_CHECK(num_threads >= 1, "[ThreadPool] needs at least 1 thread, got ", num_threads);
+  RK_CHECK(num_threads >= 1 && num_threads <= kMaxThreads, "[ThreadPool] 1 to ", kMaxThreads,
+           " threads, got ", num_threads);
   for (int part = 1; part < num_threads; ++part)
     state_->threads.emplace_back([this, part] { state_->work(part); });
 }

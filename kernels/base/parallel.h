@@ -8,6 +8,8 @@
 
 namespace rookery {
 
+inline constexpr int kMaxThreads = 256;
+
 class ThreadPool {
  public:
   explicit ThreadPool(int num_threads);  // the caller is thread 0; num_threads - 1 more are started

@@ -1,0 +1,42 @@
+// activation.cpp: shapes, tape record.
+#include "kernels/ops/activation/activation.h"
+
+namespace rookery::ops {
+namespace {
+
+constexpr auto kForward = RK_KERNEL(activation_forward);
+constexpr auto kBackward = RK_KERNEL(activation_backward);
+
+GradTarget target(Grads& g, int input) { return g.wants(input) ? g.into(input) : GradTarget{}; }
+
+Var of_output(std::string_view name, Activation kind, const Var& x) {
+  Tensor y = empty_like(x.value());
+  kForward(y.device(), {kind, x.value(), {}, y});
+  return record(name, {x}, y, [kind, y](const Tensor& dy, Grads& g) {
+    kBackward(y.device(), {kind, {}, {}, y, dy, target(g, 0), {}});
+  });
+}
+
+}  // namespace
+
+Var tanh(const Var& x) { return of_output("tanh", Activation::kTanh, x); }
+Var relu_sq(const Var& x) { return of_output("relu_sq", Activation::kReluSq, x); }
+
+Var sigmoid_mul(const Var& gate, const Var& value) {
+  check_shape(value.value(), gate.shape(), "[sigmoid_mul] value");
+  Tensor y = empty_like(gate.value());
+  kForward(y.device(), {Activation::kSigmoidMul, gate.value(), value.value(), y});
+  return record("sigmoid_mul", {gate, value}, y,
+                [x = gate.value(), v = value.value()](const Tensor& dy, Grads& g) {
+                  kBackward(x.device(), {Activation::kSigmoidMul, x, v, {}, dy, target(g, 0), target(g, 1)});
+                });
+}
+
+Var add(const Var& a, const Var& b) {
+  return record("add", {a, b}, sum_of(a.value(), b.value()), [](const Tensor& dy, Grads& g) {
+    g.give(0, dy);
+    g.give(1, dy);
+  });
+}
+
+}  // namespace rookery::ops

@@ -1,0 +1,30 @@
+// activation.h: element-wise functions. Bodies: activation_cpu.cpp.
+#pragma once
+
+#include "kernels/autograd/autograd.h"
+#include "kernels/ops/backend.h"
+
+namespace rookery::ops {
+
+Var tanh(const Var& x);                              // any shape
+Var relu_sq(const Var& x);                           // max(x, 0)^2, the activation of channel mixing
+Var sigmoid_mul(const Var& gate, const Var& value);  // sigmoid(gate) * value, same shapes
+Var add(const Var& a, const Var& b);                 // same shapes; the gradient is shared, not copied
+
+}  // namespace rookery::ops
+
+namespace rookery {
+enum class Activation : uint8_t { kTanh, kReluSq, kSigmoidMul };
+struct ActivationArgs {
+  Activation kind;
+  Tensor x, value, y;  // value: sigmoid_mul only
+};
+// tanh and relu_sq take their gradient from y alone: 1 - y^2 and 2 sqrt(y).
+struct ActivationGrad {
+  Activation kind;
+  Tensor x, value, y, dy;
+  GradTarget dx, dvalue;
+};
+RK_BACKENDS(void activation_forward(const ActivationArgs&))
+RK_BACKENDS(void activation_backward(const ActivationGrad&))
+}  // namespace rookery

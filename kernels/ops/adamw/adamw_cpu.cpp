@@ -1,0 +1,68 @@
+// adamw_cpu.cpp: one pass over the elements; memory-bound.
+#include "kernels/ops/adamw/adamw.h"
+
+namespace rookery::RK_BACKEND {
+namespace {
+
+inline __attribute__((always_inline)) float sqrt_of(float x) { return __builtin_sqrtf(x); }
+inline __attribute__((always_inline)) double sqrt_of(double x) { return __builtin_sqrt(x); }
+
+double power(double base, int64_t n) {
+  double result = 1;
+  for (; n > 0; n >>= 1, base *= base)
+    if (n & 1) result *= base;
+  return result;
+}
+
+template <class T>
+void update(const AdamwArgs& a) {
+  const T correct1 = static_cast<T>(1.0 / (1.0 - power(a.beta1, a.step)));
+  const T correct2 = static_cast<T>(1.0 / (1.0 - power(a.beta2, a.step)));
+  const T b1 = static_cast<T>(a.beta1), b2 = static_cast<T>(a.beta2), eps = static_cast<T>(a.eps),
+          lr = static_cast<T>(a.lr);
+  const T new1 = static_cast<T>(1.0 - a.beta1), new2 = static_cast<T>(1.0 - a.beta2);
+  const T decay = static_cast<T>(a.weight_decay), clip = static_cast<T>(a.clip);
+  parallel_for(a.param.device().pool(), a.end - a.begin, 1 << 14, [&](int64_t first, int64_t last) {
+    T* __restrict p = a.param.data<T>() + a.begin;
+    const T* __restrict g = a.grad.data<T>() + a.begin;
+    T* __restrict m = a.m.data<T>() + a.begin;
+    T* __restrict v = a.v.data<T>() + a.begin;
+#pragma omp simd
+    for (int64_t i = first; i < last; ++i) {
+      const T grad = clip * g[i];
+      m[i] = b1 * m[i] + new1 * grad;
+      v[i] = b2 * v[i] + new2 * grad * grad;
+      p[i] -= lr * (m[i] * correct1 / (sqrt_of(v[i] * correct2) + eps) + decay * p[i]);
+    }
+  });
+}
+
+template <class T>
+void squares(const SquaresArgs& a) {
+  const int64_t n = a.values.numel(), blocks = squares_blocks(n);
+  double* sums = a.scratch.data<double>();
+  parallel_for(a.values.device().pool(), blocks, 1, [&](int64_t first, int64_t last) {
+    const T* __restrict x = a.values.data<T>();
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t begin = block * kSquaresBlock,
+                    end = begin + kSquaresBlock < n ? begin + kSquaresBlock : n;
+      double sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = begin; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+      sums[block] = sum;
+    }
+  });
+  *a.result = 0;
+  for (int64_t block = 0; block < blocks; ++block) *a.result += sums[block];
+}
+
+}  // namespace
+
+void adamw_update(const AdamwArgs& a) {
+  dispatch_float(a.param.dtype(), [&]<class T>() { update<T>(a); });
+}
+void sum_of_squares(const SquaresArgs& a) {
+  dispatch_float(a.values.dtype(), [&]<class T>() { squares<T>(a); });
+}
+
+}  // namespace rookery::RK_BACKEND

@@ -1,0 +1,97 @@
+// cross_entropy.cpp: blocks of rows: logits, loss and gradient in place, both products of the backward.
+#include "kernels/ops/cross_entropy/cross_entropy.h"
+
+#include <algorithm>
+
+#include "kernels/ops/matmul/gemm.h"
+
+namespace rookery::ops {
+namespace {
+
+constexpr auto kRows = RK_KERNEL(cross_entropy_rows);
+
+// A block of logits stays near the last-level cache, yet is tall enough for full-speed products.
+int64_t block_rows(int64_t M, int64_t V) {
+  return std::min<int64_t>(M, std::max<int64_t>(128, (int64_t{8} << 20) / V / 64 * 64));
+}
+
+}  // namespace
+
+LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targets, const Tensor& mask,
+                             const LossOptions& options) {
+  const auto [V, C] = weight.value().dims<2>("[cross_entropy] weight");
+  const int64_t vocab = V, channels = C, M = x.value().numel() / C;
+  RK_CHECK(x.shape().back() == C, "[cross_entropy] x ", x.shape(), " and weight ", weight.shape(),
+           " do not fit");
+  RK_CHECK(targets.numel() == M, "[cross_entropy] ", targets.numel(), " targets for ", M, " rows");
+  if (mask.defined())
+    RK_CHECK(mask.numel() == M && mask.dtype() == x.value().dtype(), "[cross_entropy] mask ", mask.shape());
+  Device& device = x.value().device();
+  const DType dtype = x.value().dtype();
+  const bool want_grad = x.tracked() || weight.tracked();
+  const Tensor rows = x.value().reshape({M, C});
+  const Tensor flat_targets = targets.reshape({M});
+  const Tensor flat_mask = mask.defined() ? mask.reshape({M}) : Tensor();
+
+  Tensor row_loss = empty({M}, dtype, device);
+  Tensor dx = want_grad ? empty({M, C}, dtype, device) : Tensor();
+  Tensor dw = want_grad ? empty({V, C}, dtype, device) : Tensor();
+  const int64_t block = block_rows(M, V);
+  Tensor logits = empty({block, V}, dtype, device);
+  for (int64_t begin = 0; begin < M; begin += block) {
+    const int64_t m = std::min(block, M - begin);
+    auto at = [&](const Tensor& t) { return t.defined() ? t.narrow(begin, m) : t; };
+    const Tensor part = logits.narrow(0, m);
+    const bool meta = device.type() == DeviceType::kMeta;
+    dispatch_float(dtype, [&]<class T>() {
+      const Operand<T> w{weight.value().data<T>(), channels, false}, h{at(rows).data<T>(), channels, false};
+      if (!meta)
+        parallel_gemm(device, m, vocab, channels, h, {w.data, w.ld, true}, T(0), part.data<T>(), vocab);
+      kRows(device, {part, at(flat_targets), at(flat_mask), at(row_loss), 1.0 / options.count,
+                     options.l2wrap / options.count, want_grad});
+      if (!want_grad || meta) return;
+      const Operand<T> d{part.data<T>(), vocab, false};
+      parallel_gemm(device, m, channels, vocab, d, w, T(0), at(dx).data<T>(), channels);
+      parallel_gemm(device, vocab, channels, m, {d.data, d.ld, true}, h, begin == 0 ? T(0) : T(1),
+                    dw.data<T>(), channels);
+    });
+  }
+
+  Tensor loss = empty({1}, dtype, device);
+  if (device.type() != DeviceType::kMeta)
+    dispatch_float(dtype, [&]<class T>() {
+      double sum = 0;
+      for (int64_t i = 0; i < M; ++i)
+        sum += row_loss.data<T>()[i] * (flat_mask.defined() ? double{flat_mask.data<T>()[i]} : 1.0);
+      loss.data<T>()[0] = static_cast<T>(sum / options.count);
+    });
+  Var out =
+      record("cross_entropy", {x, weight}, loss, [dx, dw, shape = x.shape()](const Tensor& dy, Grads& g) {
+        // (+)= dy * saved
+        auto scaled = [&](const Tensor& saved, int input, const Shape& like) {
+          if (!g.wants(input)) return;
+          const GradTarget target = g.into(input);
+          check_shape(target.tensor, like, "[cross_entropy] gradient");
+          if (dy.device().type() == DeviceType::kMeta) return;
+          dispatch_float(dy.dtype(), [&]<class T>() {
+            const T scale = dy.data<T>()[0], keep = target.accumulate ? T(1) : T(0);
+            parallel_for(dy.device().pool(), saved.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
+              const T* from = saved.data<T>();
+              T* to = target.tensor.data<T>();
+              if (keep != T(0)) {
+#pragma omp simd
+                for (int64_t i = begin; i < end; ++i) to[i] += scale * from[i];
+              } else {
+#pragma omp simd
+                for (int64_t i = begin; i < end; ++i) to[i] = scale * from[i];
+              }
+            });
+          });
+        };
+        scaled(dx, 0, shape);
+        scaled(dw, 1, dw.shape());
+      });
+  return {out, row_loss};
+}
+
+}  // namespace rookery::ops

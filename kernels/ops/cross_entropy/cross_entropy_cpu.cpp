@@ -1,0 +1,61 @@
+// cross_entropy_cpu.cpp: three sweeps over a row of logits: largest, sum of exponentials, gradient in place.
+#include "kernels/ops/cross_entropy/cross_entropy.h"
+#include "kernels/ops/math/vmath.h"
+
+namespace rookery::RK_BACKEND {
+namespace {
+
+inline __attribute__((always_inline)) float log_of(float x) { return __builtin_logf(x); }
+inline __attribute__((always_inline)) double log_of(double x) { return __builtin_log(x); }
+
+template <class T>
+void rows(const CrossEntropyArgs& a) {
+  const int64_t V = a.logits.dim(1);
+  parallel_for(a.logits.device().pool(), a.logits.dim(0), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      T* __restrict y = a.logits.data<T>() + row * V;
+      const T mask = a.mask.defined() ? a.mask.data<T>()[row] : T(1);
+      T* loss = a.row_loss.data<T>() + row;
+      if (mask == T(0)) {
+        *loss = 0;
+        if (a.want_grad)
+          for (int64_t i = 0; i < V; ++i) y[i] = 0;
+        continue;
+      }
+      T largest = y[0];
+#pragma omp simd reduction(max : largest)
+      for (int64_t i = 0; i < V; ++i) largest = y[i] > largest ? y[i] : largest;
+      const T target_logit = y[a.targets.data<int32_t>()[row]];
+      if (!a.want_grad) {
+        T sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < V; ++i) sum += vexp(y[i] - largest);
+        *loss = log_of(sum) + largest - target_logit;
+        continue;
+      }
+      int64_t argmax = 0;
+      while (argmax < V - 1 && y[argmax] != largest) ++argmax;
+      T sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = 0; i < V; ++i) {
+        y[i] = vexp(y[i] - largest);
+        sum += y[i];
+      }
+      *loss = log_of(sum) + largest - target_logit;
+      const T scale = mask * static_cast<T>(a.scale);
+      const T factor = scale / sum;
+#pragma omp simd
+      for (int64_t i = 0; i < V; ++i) y[i] *= factor;
+      y[a.targets.data<int32_t>()[row]] -= scale;
+      y[argmax] += mask * static_cast<T>(a.l2wrap) * largest;
+    }
+  });
+}
+
+}  // namespace
+
+void cross_entropy_rows(const CrossEntropyArgs& a) {
+  dispatch_float(a.logits.dtype(), [&]<class T>() { rows<T>(a); });
+}
+
+}  // namespace rookery::RK_BACKEND

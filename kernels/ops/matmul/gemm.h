@@ -1,0 +1,33 @@
+// gemm.h: matrix products through BLAS, row-major. The pool's threads each call a single-threaded BLAS on
+// their own rows or columns of C, so there is one pool, and the bits depend on the number of threads alone.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/base/parallel.h"
+#include "kernels/tensor/device.h"
+
+namespace rookery {
+
+// One row-major matrix operand: element (i, j) is data[i * ld + j], or data[j * ld + i] where transposed.
+template <class T>
+struct Operand {
+  const T* data;
+  int64_t ld;
+  bool transposed = false;
+};
+
+// C [m, n] = A [m, k] B [k, n] + beta C on the calling thread.
+void gemm(int64_t m, int64_t n, int64_t k, Operand<float> a, Operand<float> b, float beta, float* c,
+          int64_t ldc);
+void gemm(int64_t m, int64_t n, int64_t k, Operand<double> a, Operand<double> b, double beta, double* c,
+          int64_t ldc);
+
+// The same on all threads of the device; float operands are rounded to bf16 first where
+// device.matmul_precision says so (sums stay fp32).
+void parallel_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<float> a, Operand<float> b,
+                   float beta, float* c, int64_t ldc);
+void parallel_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<double> a, Operand<double> b,
+                   double beta, double* c, int64_t ldc);
+
+}  // namespace rookery

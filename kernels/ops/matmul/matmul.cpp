@@ -1,0 +1,95 @@
+// matmul.cpp: shapes, tape record and gradients: dx = dy W, dW = dy^T x (rwkv-common 1 fixes the two storage
+// orders).
+#include "kernels/ops/matmul/matmul.h"
+
+#include <cstring>
+
+#include "kernels/ops/matmul/gemm.h"
+
+namespace rookery::ops {
+namespace {
+
+// c [m, n] (+)= a b; each operand a tensor of leading dimension `ld`.
+struct Side {
+  const Tensor& tensor;
+  int64_t ld;
+  bool transposed;
+};
+void multiply(int64_t m, int64_t n, int64_t k, Side a, Side b, bool accumulate, const Tensor& c) {
+  Device& device = c.device();
+  if (device.type() == DeviceType::kMeta) return;
+  dispatch_float(c.dtype(), [&]<class T>() {
+    parallel_gemm(device, m, n, k, Operand<T>{a.tensor.data<T>(), a.ld, a.transposed},
+                  Operand<T>{b.tensor.data<T>(), b.ld, b.transposed}, accumulate ? T(1) : T(0), c.data<T>(),
+                  n);
+  });
+}
+
+Shape with_last(const Shape& shape, int64_t last) {
+  std::vector<int64_t> dims(shape.begin(), shape.end());
+  dims.back() = last;
+  return Shape(std::span<const int64_t>(dims));
+}
+
+void fill_rows(const Tensor& row, const Tensor& out) {
+  if (out.device().type() == DeviceType::kMeta) return;
+  const size_t bytes = row.bytes();
+  for (int64_t i = 0; i < out.numel() / row.numel(); ++i)
+    std::memcpy(out.raw() + i * bytes, row.raw(), bytes);
+}
+
+// out (+)= sum of the rows of x [M, N].
+void sum_rows(const Tensor& x, int64_t N, const GradTarget& out) {
+  if (x.device().type() == DeviceType::kMeta) return;
+  dispatch_float(x.dtype(), [&]<class T>() {
+    const T* rows = x.data<T>();
+    T* sum = out.tensor.data<T>();
+    parallel_for(x.device().pool(), N, 64, [&](int64_t begin, int64_t end) {
+      if (!out.accumulate) std::memset(sum + begin, 0, (end - begin) * sizeof(T));
+      for (int64_t i = 0; i < x.numel() / N; ++i)
+#pragma omp simd
+        for (int64_t j = begin; j < end; ++j) sum[j] += rows[i * N + j];
+    });
+  });
+}
+
+// w_out_in: weight [N, K] (linear) or [K, N] (matmul).
+Var product(std::string_view name, const Var& x, const Var& w, bool w_out_in, const Var& bias) {
+  RK_CHECK(w.shape().size() == 2, "[", name, "] weight must have 2 dims, has ", w.shape());
+  const int64_t K = x.shape().back(), M = K == 0 ? 0 : x.value().numel() / K;
+  const int64_t N = w.shape()[w_out_in ? 0 : 1];
+  RK_CHECK(w.shape()[w_out_in ? 1 : 0] == K, "[", name, "] x ", x.shape(), " and weight ", w.shape(),
+           " do not fit");
+  RK_CHECK(x.value().dtype() == w.value().dtype(), "[", name, "] x is ", x.value().dtype(), ", weight ",
+           w.value().dtype());
+  Tensor y = empty(with_last(x.shape(), N), x.value().dtype(), x.value().device());
+  const bool has_bias = bias.defined();
+  if (has_bias) {
+    RK_CHECK(bias.value().numel() == N, "[", name, "] bias ", bias.shape(), " for ", N, " outputs");
+    fill_rows(bias.value(), y);
+  }
+  multiply(M, N, K, {x.value(), K, false}, {w.value(), w_out_in ? K : N, w_out_in}, has_bias, y);
+  return record(
+      name, {x, w, bias}, y, [x = x.value(), w = w.value(), w_out_in, M, N, K](const Tensor& dy, Grads& g) {
+        if (g.wants(0)) {
+          const GradTarget dx = g.into(0);
+          multiply(M, K, N, {dy, N, false}, {w, w_out_in ? K : N, !w_out_in}, dx.accumulate, dx.tensor);
+        }
+        if (g.wants(1)) {
+          const GradTarget dw = g.into(1);
+          if (w_out_in) {
+            multiply(N, K, M, {dy, N, true}, {x, K, false}, dw.accumulate, dw.tensor);
+          } else {
+            multiply(K, N, M, {x, K, true}, {dy, N, false}, dw.accumulate, dw.tensor);
+          }
+        }
+        if (g.wants(2)) sum_rows(dy, N, g.into(2));
+      });
+}
+
+}  // namespace
+
+Var linear(const Var& x, const Var& weight) { return product("linear", x, weight, true, Var()); }
+Var matmul(const Var& x, const Var& a, const Var& bias) { return product("matmul", x, a, false, bias); }
+
+}  // namespace rookery::ops

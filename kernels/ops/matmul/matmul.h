@@ -1,0 +1,15 @@
+// matmul.h: products of activations with weights. Body: gemm.cpp (BLAS).
+#pragma once
+
+#include "kernels/autograd/autograd.h"
+
+namespace rookery::ops {
+
+// y = x W^T. x: [..., K]; weight: [N, K] (as published linear weights are stored); y: [..., N].
+Var linear(const Var& x, const Var& weight);
+
+// y = x A + bias. x: [..., K]; a: [K, N] (as published low-rank matrices are stored); bias: [..., N] with N
+// elements, or undefined.
+Var matmul(const Var& x, const Var& a, const Var& bias = Var());
+
+}  // namespace rookery::ops
