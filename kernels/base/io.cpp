@@ -81,6 +81,19 @@ int open_regular(const fs::path& path, struct stat& s) {
   return fd;
 }
 
+void read_fully(int fd, const fs::path& path, uint64_t offset, std::span<std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pread(fd, bytes.data(), bytes.size(), off_t(offset));
+    if (n > 0) {
+      offset += uint64_t(n);
+      bytes = bytes.subspan(size_t(n));
+    } else if (n == 0 || errno != EINTR) {
+      fail_io(ExitCode::kIo, "IO-08", path, str("reading ", bytes.size(), " bytes at ", offset),
+              n ? errno : EIO);
+    }
+  }
+}
+
 }  // namespace
 
 struct OutputFile::State {
@@ -150,16 +163,7 @@ void OutputFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
 }
 
 void OutputFile::read_at(uint64_t offset, std::span<std::byte> bytes) const {
-  while (!bytes.empty()) {
-    const ssize_t n = ::pread(state_->fd, bytes.data(), bytes.size(), off_t(offset));
-    if (n > 0) {
-      offset += uint64_t(n);
-      bytes = bytes.subspan(size_t(n));
-    } else if (n == 0 || errno != EINTR) {
-      fail_io(ExitCode::kIo, "IO-08", state_->path, str("reading back ", bytes.size(), " bytes"),
-              n ? errno : EIO);
-    }
-  }
+  read_fully(state_->fd, state_->path, offset, bytes);
 }
 
 void OutputFile::truncate(uint64_t size) {
@@ -309,6 +313,30 @@ std::string read_file(const fs::path& path, uint64_t limit) {
       fail(ExitCode::kData, "IO-11", path, ": holds ", s.st_size, " bytes, expected at most ", limit);
   }
 }
+
+struct InputFile::State {
+  fs::path path;
+  Descriptor file;
+  uint64_t size;
+};
+
+InputFile::InputFile(const fs::path& path) {
+  struct stat s;
+  const int fd = open_regular(path, s);
+  state_.reset(new State{path, Descriptor(fd), uint64_t(s.st_size)});
+}
+InputFile::InputFile(InputFile&&) noexcept = default;
+InputFile& InputFile::operator=(InputFile&&) noexcept = default;
+InputFile::~InputFile() = default;
+
+void InputFile::read_at(uint64_t offset, std::span<std::byte> bytes) const {
+  if (offset > state_->size || bytes.size() > state_->size - offset)
+    fail(ExitCode::kData, "IO-12", state_->path, ": ends at byte ", state_->size, ", expected ", bytes.size(),
+         " bytes at ", offset);
+  read_fully(state_->file.fd, state_->path, offset, bytes);
+}
+uint64_t InputFile::size() const { return state_->size; }
+const fs::path& InputFile::path() const { return state_->path; }
 
 struct MappedFile::State {
   fs::path path;

@@ -71,6 +71,22 @@ uint64_t free_bytes(const fs::path& path);  // what an ordinary user may still w
 // regular file.
 std::string read_file(const fs::path& path, uint64_t limit);
 
+// A regular file open for reading at any place; several threads may read at once.
+class InputFile {
+ public:
+  explicit InputFile(const fs::path& path);
+  InputFile(InputFile&&) noexcept;
+  InputFile& operator=(InputFile&&) noexcept;
+  ~InputFile();
+  void read_at(uint64_t offset, std::span<std::byte> bytes) const;  // kData where the file ends before
+  uint64_t size() const;                                            // when it was opened
+  const fs::path& path() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 // A read-only map of a regular file.
 class MappedFile {
  public:
