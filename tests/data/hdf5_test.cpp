@@ -134,7 +134,7 @@ test::Outcome write_with_fault(const test::TempDir& dir, const std::string& faul
                            {{"ROOKERY_FAULT", fault}, {"ROOKERY_TEST_FOLDER", dir.path().string()}});
   const fs::path file = dir.path() / "sample.h5";
   EXPECT_TRUE(!fs::exists(file) || Reader(file).datasets().size() == 5) << fault;
-  if (outcome.exit_code == 0) EXPECT_TRUE(fs::exists(file)) << fault;
+  EXPECT_TRUE(outcome.exit_code != 0 || fs::exists(file)) << fault;
   return outcome;
 }
 
