@@ -9,6 +9,7 @@ Command rookery_command() {
   root.summary = "train RWKV language models, from raw text to generated text";
   root.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "train, one value changed"}};
   root.children = {
+      plot_command(),
       help_command(),
   };
   return root;

@@ -9,5 +9,6 @@ namespace rookery::cli {
 Command rookery_command();  // the root: all sub-commands below it
 
 Command help_command();
+Command plot_command();
 
 }  // namespace rookery::cli
