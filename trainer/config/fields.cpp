@@ -2,6 +2,7 @@
 #include "trainer/config/fields.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 namespace rookery::config {
@@ -102,8 +103,9 @@ std::string Field::bounds_text() const {
     return text;
   }
   constexpr double kInf = std::numeric_limits<double>::infinity();
-  if (least_ > -kInf) text = str(open_ ? "more than " : "at least ", least_);
-  if (most_ < kInf) text += str(text.empty() ? "" : " and ", "at most ", most_);
+  auto digits = [](double x) { return x == std::floor(x) && std::abs(x) < 1e15 ? str(int64_t(x)) : str(x); };
+  if (least_ > -kInf) text = str(open_ ? "more than " : "at least ", digits(least_));
+  if (most_ < kInf) text += str(text.empty() ? "" : " and ", "at most ", digits(most_));
   return text;
 }
 

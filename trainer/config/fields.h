@@ -265,7 +265,8 @@ class SelectedMember : public Member {
   Kind kind() const override { return Kind::kSection; }
   std::vector<Field> fields() override {
     Visitor v;
-    v(Base::kSelector, name_, Base::kSelectorHelp).one_of(choices());
+    Field& selector_field = v(Base::kSelector, name_, Base::kSelectorHelp).one_of(choices());
+    if (!*Base::kDefault) selector_field.required();
     if (section_) section_->fields(v);
     return v.take();
   }

@@ -34,9 +34,10 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
   for (const std::string& candidate : candidates) {
     if (candidate.size() > kLongestWord) continue;
     int distance = edit_distance(word, candidate);
-    // "num_layer" for "num_layers": one is the start of the other, however much is missing.
-    if (word.size() >= 3 && (candidate.starts_with(word) || word.starts_with(candidate)))
-      distance = std::min(distance, 1);
+    // "warmup" for "warmup_steps": one is the start of the other, which counts as two slips however much is
+    // missing.
+    const bool starts = candidate.starts_with(word) || word.starts_with(candidate);
+    if (starts && std::min(word.size(), candidate.size()) >= 3) distance = std::min(distance, 2);
     if (distance < best_distance) best = candidate, best_distance = distance;
   }
   return best;

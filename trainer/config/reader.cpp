@@ -140,10 +140,8 @@ class Reader {
     if (node.kind != Node::Kind::kScalar) {
       problem(node.place, path, str("expected a single value, ", found(node)));
     } else if (node.quoted && !wants_text) {
-      std::string plain;
-      member.parse(node.text, field.unit(), plain);
-      problem(node.place, path,
-              str(plain.empty() ? "expected a value without quotes" : plain, ", ", found(node)));
+      if (member.parse(node.text, field.unit(), why)) why = "expected a value without quotes";
+      problem(node.place, path, str(why, ", ", found(node)));
     } else if (!member.parse(node.text, field.unit(), why)) {
       problem(node.place, path, str(why, ", ", found(node)));
     } else if (std::string violation = field.violation(member); !violation.empty()) {

@@ -116,6 +116,7 @@ std::optional<int64_t> with_suffix(std::string_view text, std::span<const Suffix
 std::optional<double> duration(std::string_view text, double bare) {
   constexpr std::string_view kNames = "dhms";
   constexpr double kSeconds[] = {86400, 3600, 60, 1};
+  if (text.empty()) return std::nullopt;
   double total = 0;
   size_t least_unit = 0;
   for (bool first = true; !text.empty(); first = false) {
@@ -145,7 +146,9 @@ std::optional<int64_t> parse_integer(std::string_view text, Unit unit, std::stri
   const bool negative = !digits.empty() && digits[0] == '-';
   if (negative || (!digits.empty() && digits[0] == '+')) digits.remove_prefix(1);
   std::optional<int64_t> value;
-  if (digits.starts_with("0x") || digits.starts_with("0X")) {
+  if (negative && unit != Unit::kPlain) {
+    // There is no size or duration below zero.
+  } else if (digits.starts_with("0x") || digits.starts_with("0X")) {
     int64_t hex = 0;
     auto [end, ec] = std::from_chars(digits.data() + 2, digits.data() + digits.size(), hex, 16);
     if (ec == std::errc() && end == digits.data() + digits.size() && digits[2] != '-') value = hex;

@@ -73,6 +73,7 @@ class TreeBuilder : public YAML::EventHandler {
                 const std::string& value) override {
     check_tag(mark, tag);
     bool plain = tag != "!";
+    if (!plain && !quote_is_closed(mark)) stop(mark, "YAML syntax: the quote that starts here is not closed");
     if (plain && (value == "~" || value == "null" || value.empty())) return OnNull(mark, anchor);
     add({.kind = Node::Kind::kScalar, .text = value, .quoted = !plain, .place = at(mark)}, anchor);
   }
@@ -116,6 +117,26 @@ class TreeBuilder : public YAML::EventHandler {
   void check_tag(const YAML::Mark& mark, const std::string& tag) {
     if (!tag.empty() && tag != "?" && tag != "!")
       stop(mark, str("the tag ", tag, " is not supported; remove it"));
+  }
+
+  // yaml-cpp takes the end of the file for the closing quote where a line break stands before it.
+  bool quote_is_closed(const YAML::Mark& mark) const {
+    std::string_view text = source_->text;
+    for (int line = 0; line < mark.line; ++line)
+      text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
+    text.remove_prefix(std::min(size_t(mark.column), text.size()));
+    if (text.starts_with('&'))
+      text.remove_prefix(std::min(text.find_first_of("\"'|>"), text.size()));  // an anchor
+    if (text.empty() || (text[0] != '"' && text[0] != '\'')) return true;      // a block of text
+    for (size_t i = 1; i < text.size(); ++i) {
+      const bool escape = text[i] == '\\' && text[0] == '"';
+      const bool doubled = text[0] == '\'' && text.substr(i).starts_with("''");
+      if (escape || doubled)
+        ++i;
+      else if (text[i] == text[0])
+        return true;
+    }
+    return false;
   }
 
   static size_t node_count(const Node& node) {
