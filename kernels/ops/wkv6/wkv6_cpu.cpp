@@ -1,0 +1,759 @@
+// wkv6_cpu.cpp: the WKV6 recurrence on the CPU, forward and backward, for one (sequence, head, strip of value
+// columns) at a time. Formulas of one token: tests/support/wkv6_ref.h. Arguments and scratch: wkv6.h.
+//
+// Tokens are taken in chunks of up to 4, cut at document starts and at multiples of 16. Inside a chunk, with
+// w_t the decay of token t, S the state at entry and D the gradient of the state at exit,
+//     y_t = (r_t . prod_{x<t} w_x) S + sum_{s<=t} A[t,s] v_s     A[t,s] = sum_i r_t k_s prod_{s<x<t} w_x (t =
+//     s: r u k) S  <- (prod w) S + sum_s (k_s . prod_{x>s} w_x) v_s
+// which needs 2.25 multiply-adds per state element and token where the plain recurrence needs 3. Every factor
+// is a product of decays <= 1, so strong decay underflows to the right answer and nothing is ever divided.
+//
+// The forward pass keeps the state [key, value]: y is a sum over rows. The backward pass keeps S and D as
+// [value, key]: gradients of r, k and w are then sums over rows, and only dv crosses the lanes of a vector.
+#include <cstdint>
+#include <utility>
+
+#include "kernels/ops/math/vmath.h"
+#include "kernels/ops/wkv6/wkv6.h"
+
+namespace rookery::RK_BACKEND {
+namespace {
+
+#define RK_INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kForwardTile = 2;  // vectors of a state row that a tile keeps in registers
+constexpr int kBackwardTile = 2;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kForwardTile = 1;
+constexpr int kBackwardTile = 1;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kForwardTile = 1;
+constexpr int kBackwardTile = 1;
+#endif
+constexpr int L = 4;          // tokens of a chunk
+constexpr int kPrefetch = 8;  // tokens ahead
+
+template <class T>
+struct Simd {
+  static constexpr int kLanes = kVectorBytes / int(sizeof(T));
+  typedef T Vec __attribute__((vector_size(kVectorBytes)));
+  typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+RK_INLINE typename Simd<T>::Vec load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+}
+template <class T>
+RK_INLINE void store(T* p, typename Simd<T>::Vec v) {
+  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+
+// Lane l of the result: x[l] + x[l+B] where bit B of l is clear, y[l-B] + y[l] where it is set.
+template <int B, class Vec, int... l>
+RK_INLINE Vec fold(Vec x, Vec y, std::integer_sequence<int, l...>) {
+  constexpr int n = int(sizeof...(l));
+  return __builtin_shufflevector(x, y, ((l & B) ? n + l - B : l)...) +
+         __builtin_shufflevector(x, y, ((l & B) ? n + l : l + B)...);
+}
+
+// Lane q of the result is the sum of the lanes of v[q], for as many vectors as a vector has lanes.
+template <class T, int B = 1>
+RK_INLINE typename Simd<T>::Vec lane_sums(const typename Simd<T>::Vec* v) {
+  constexpr int n = Simd<T>::kLanes;
+  if constexpr (B == n) {
+    return *v;
+  } else {
+    typename Simd<T>::Vec half[n / B / 2];
+#pragma GCC unroll 16
+    for (int q = 0; q < n / B / 2; ++q) {
+      half[q] = fold<B>(v[2 * q], v[2 * q + 1], std::make_integer_sequence<int, n>());
+    }
+    return lane_sums<T, 2 * B>(half);
+  }
+}
+
+// The tensors of a call as pointers; null where undefined.
+template <class T>
+struct Inputs {
+  int64_t B, tokens, H, N;
+  const T *r, *k, *v, *w, *u, *state0;
+  const uint8_t* doc_start;
+  int64_t strips;
+};
+
+// One strip of value columns [first, first + J) of one head, rows padded to P keys, in the scratch of a
+// thread.
+template <class T>
+struct Strip {
+  int64_t b, h, first, J, P;
+};
+template <class T>
+RK_INLINE Strip<T> strip_of(const Inputs<T>& in, int64_t item) {
+  const int64_t units = wkv6_padded(in.N) / kWkv6Pad;
+  const int64_t s = item % in.strips, head = item / in.strips;
+  const int64_t first = units * s / in.strips * kWkv6Pad, last = units * (s + 1) / in.strips * kWkv6Pad;
+  return {head / in.H, head % in.H, first, last - first, units * kWkv6Pad};
+}
+
+// Hands out consecutive pieces of a thread's scratch.
+template <class T>
+struct Scratch {
+  T* next;
+  T* take(int64_t n) {
+    T* piece = next;
+    next += n;
+    return piece;
+  }
+};
+
+// n: a multiple of the lanes.
+template <class T>
+RK_INLINE void fill(T* to, int64_t n, T value) {
+  constexpr int W = Simd<T>::kLanes;
+  for (int64_t i = 0; i < n; i += W) store(to + i, value - typename Simd<T>::Vec{});
+}
+
+template <class T>
+RK_INLINE void copy_row(T* to, const T* from, int64_t n) {
+  constexpr int W = Simd<T>::kLanes;
+  int64_t i = 0;
+  for (; i + W <= n; i += W) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
+}
+
+// The tokens of a chunk that starts at t: up to 4, not past a multiple of 16, not into the next document.
+RK_INLINE int chunk_tokens(const uint8_t* doc_start, int64_t t, int64_t T) {
+  int64_t end = t / kWkv6Block * kWkv6Block + kWkv6Block;
+  if (end > t + L) end = t + L;
+  if (end > T) end = T;
+  int n = 1;
+  while (t + n < end && !(doc_start && doc_start[t + n])) ++n;
+  return n;
+}
+
+// Where the L rows of a chunk are. Rows of one head lie H * N elements apart in [B,T,H,N]; each is read once
+// per chunk, so they are copied (to `stage`, [L,P]) only where the padding asks for it. Missing tokens are
+// rows of 0.
+template <class T>
+struct Rows {
+  const T* row[L];
+  const T* operator[](int t) const { return row[t]; }
+};
+template <class T>
+RK_INLINE Rows<T> rows(T* stage, int64_t P, const T* from, int64_t stride, int tokens, int64_t count,
+                       bool copy = false) {
+  Rows<T> out;
+  for (int t = 0; t < L; ++t, stage += P, from += stride) {
+    // Rows are too short for the processor to foresee which come next.
+    for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T)))
+      __builtin_prefetch(from + kPrefetch * stride + i);
+    if (t < tokens && count == P && !copy) {
+      out.row[t] = from;
+      continue;
+    }
+    fill(stage, P, T(0));
+    if (t < tokens) copy_row(stage, from, count);
+    out.row[t] = stage;
+  }
+  return out;
+}
+
+// exp(-exp(w)) with two comparisons for the ends of the range; what falls below 2^-126 becomes 0.
+RK_INLINE float decay(float w) {
+  ScaledExp inner = scaled_exp(w);
+  ScaledExp outer = scaled_exp(-(inner.mantissa * power_of_two(inner.power)));
+  float d = outer.mantissa * power_of_two(outer.power);
+  d = w > 4.4698f ? 0.f : d;  // exp(-exp(4.4698)) = 1.2e-38
+  return w < -87.f ? 1.f : d;
+}
+RK_INLINE double decay(double w) { return vexp(-vexp(w)); }
+
+// Decays of the tokens of a chunk, to rows of `out`.
+template <class T>
+RK_INLINE void decays(T* out, const Rows<T>& w, int64_t P, int tokens) {
+  constexpr int W = Simd<T>::kLanes;
+  for (int t = 0; t < tokens; ++t) {
+    const T* from = w[t];
+    for (int64_t i = 0; i < P; i += W) {
+#pragma omp simd
+      for (int l = 0; l < W; ++l) out[t * P + i + l] = decay(from[i + l]);
+    }
+  }
+}
+
+// Rows of packed decays; missing tokens decay by 1 and so change nothing.
+template <class T>
+RK_INLINE Rows<T> decay_rows(const T* packed, const T* ones, int64_t P, int tokens) {
+  Rows<T> out;
+  for (int t = 0; t < L; ++t) out.row[t] = t < tokens ? packed + t * P : ones;
+  return out;
+}
+
+// What a chunk does to the state, [L,P] and [P]: from r, k, w of its tokens.
+//   read[t] = r_t prod_{x<t} w_x      write[s] = k_s prod_{x>s} w_x      keep = prod w
+template <class T>
+struct Coefficients {
+  T *read, *write, *keep;
+  T score[L * L];  // A[t,s] at t * L + s, 0 for s > t
+};
+
+template <class T>
+RK_INLINE void make_coefficients(Coefficients<T>& out, const Rows<T>& r, const Rows<T>& k, const Rows<T>& w,
+                                 const T* u, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec score[L * L] = {};
+  for (int64_t i = 0; i < P; i += W) {
+    Vec rr[L], ww[L];
+#pragma GCC unroll 4
+    for (int t = 0; t < L; ++t) rr[t] = load(r[t] + i), ww[t] = load(w[t] + i);
+    Vec product = ww[0];
+    store(out.read + i, rr[0]);
+#pragma GCC unroll 4
+    for (int t = 1; t < L; ++t) {
+      store(out.read + t * P + i, rr[t] * product);
+      product *= ww[t];
+    }
+    store(out.keep + i, product);
+    const Vec uu = load(u + i);
+#pragma GCC unroll 4
+    for (int s = 0; s < L; ++s) {
+      Vec kk = load(k[s] + i);
+      score[s * L + s] += rr[s] * uu * kk;
+#pragma GCC unroll 4
+      for (int t = s + 1; t < L; ++t) {
+        score[t * L + s] += rr[t] * kk;
+        kk *= ww[t];
+      }
+      store(out.write + s * P + i, kk);
+    }
+  }
+#pragma GCC unroll 8
+  for (int q = 0; q < L * L; q += W) store(out.score + q, lane_sums<T>(score + q));
+}
+
+// C vectors of value columns, over all keys: y = read S + score v, then S <- keep S + write v.
+template <class T, int C>
+RK_INLINE void forward_tile(T* S, T* const* y, const Rows<T>& v, int64_t j, int64_t J,
+                            const Coefficients<T>& c, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec vv[L][C], yy[L][C];
+#pragma GCC unroll 4
+  for (int t = 0; t < L; ++t) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) {
+      vv[t][q] = load(v[t] + j + q * W);
+      yy[t][q] = c.score[t * L] * vv[0][q];
+#pragma GCC unroll 4
+      for (int s = 1; s <= t; ++s) yy[t][q] += c.score[t * L + s] * vv[s][q];
+    }
+  }
+  S += j;
+  for (int64_t i = 0; i < P; ++i, S += J) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) {
+      Vec state = load(S + q * W);
+#pragma GCC unroll 4
+      for (int t = 0; t < L; ++t) yy[t][q] += c.read[t * P + i] * state;
+      state *= c.keep[i];
+#pragma GCC unroll 4
+      for (int s = 0; s < L; ++s) state += c.write[s * P + i] * vv[s][q];
+      store(S + q * W, state);
+    }
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < L; ++t) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) store(y[t] + j + q * W, yy[t][q]);
+  }
+}
+
+template <class T>
+struct Outputs {
+  T *y, *state;
+};
+
+template <class T>
+void forward_strip(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, T* memory) {
+  constexpr int kTile = kForwardTile * Simd<T>::kLanes;
+  const int64_t N = in.N, P = x.P, J = x.J, stride = in.H * N;
+  const int64_t columns = N - x.first < J ? N - x.first : J;  // the rest of the strip is padding
+  Scratch<T> scratch{memory};
+  T *S = scratch.take(P * J), *u = scratch.take(P), *w = scratch.take(L * P),
+    *stage = scratch.take(3 * L * P), *spare = scratch.take(2 * L * J), *ones = scratch.take(P);
+  Coefficients<T> c;
+  c.read = scratch.take(L * P), c.write = scratch.take(L * P), c.keep = scratch.take(P);
+
+  fill(S, P * J, T(0));
+  const int64_t state_at = (x.b * in.H + x.h) * N * N + x.first;
+  if (in.state0) {
+    for (int64_t i = 0; i < N; ++i) copy_row(S + i * J, in.state0 + state_at + i * N, columns);
+  }
+  fill(ones, P, T(1));
+  fill(u, P, T(0));
+  copy_row(u, in.u + x.h * N, N);
+
+  const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
+  int tokens;
+  for (int64_t t = 0; t < in.tokens; t += tokens) {
+    tokens = chunk_tokens(doc_start, t, in.tokens);
+    if (doc_start && doc_start[t]) fill(S, P * J, T(0));
+    const int64_t at = (x.b * in.tokens + t) * stride + x.h * N;
+    const Rows<T> r = rows(stage, P, in.r + at, stride, tokens, N);
+    const Rows<T> k = rows(stage + L * P, P, in.k + at, stride, tokens, N);
+    const Rows<T> v = rows(spare, J, in.v + at + x.first, stride, tokens, columns);
+    decays(w, rows(stage + 2 * L * P, P, in.w + at, stride, tokens, N), P, tokens);
+    make_coefficients(c, r, k, decay_rows(w, ones, P, tokens), u, P);
+    T *y = a.y + at + x.first, *to[L];
+    for (int s = 0; s < L; ++s) {
+      to[s] = s < tokens && columns == J ? y + s * stride : spare + (L + s) * J;
+      for (int64_t j = 0; j < columns; j += 64 / int64_t(sizeof(T)))
+        __builtin_prefetch(y + (s + kPrefetch) * stride + j, 1);
+    }
+    for (int64_t j = 0; j < J; j += kTile) forward_tile<T, kForwardTile>(S, to, v, j, J, c, P);
+    if (columns < J) {
+      for (int s = 0; s < tokens; ++s) copy_row(y + s * stride, to[s], columns);
+    }
+  }
+  if (a.state) {
+    for (int64_t i = 0; i < N; ++i) copy_row(a.state + state_at + i * N, S + i * J, columns);
+  }
+}
+
+// write and keep alone, the same bits as above: all that carries the state over a chunk.
+template <class T>
+RK_INLINE void make_write(Coefficients<T>& out, const Rows<T>& k, const Rows<T>& w, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  for (int64_t i = 0; i < P; i += Simd<T>::kLanes) {
+    Vec product = load(w[0] + i);
+#pragma GCC unroll 4
+    for (int s = 0; s < L; ++s) {
+      Vec kk = load(k[s] + i);
+#pragma GCC unroll 4
+      for (int t = s + 1; t < L; ++t) kk *= load(w[t] + i);
+      store(out.write + s * P + i, kk);
+      if (s > 0) product *= load(w[s] + i);
+    }
+    store(out.keep + i, product);
+  }
+}
+
+// C vectors of keys, over the value rows of a strip: to = keep from + write v.
+template <class T, int C>
+RK_INLINE void advance_tile(T* to, const T* from, const Rows<T>& v, int64_t i, int64_t J,
+                            const Coefficients<T>& c, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec write[L][C], keep[C];
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) {
+    keep[q] = load(c.keep + i + q * W);
+#pragma GCC unroll 4
+    for (int s = 0; s < L; ++s) write[s][q] = load(c.write + s * P + i + q * W);
+  }
+  for (int64_t j = 0; j < J; ++j) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) {
+      Vec state = load(from + j * P + i + q * W) * keep[q];
+#pragma GCC unroll 4
+      for (int s = 0; s < L; ++s) state += v[s][j] * write[s][q];
+      store(to + j * P + i + q * W, state);
+    }
+  }
+}
+
+// Sums over the value rows: dread[t] = S dy_t and dkeep = S . D.
+template <class T, int C>
+RK_INLINE void read_tile(T* dread, T* dkeep, const T* S, const T* D, const Rows<T>& dy, int64_t i, int64_t J,
+                         int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec read[L][C] = {}, keep[C] = {};
+  for (int64_t j = 0; j < J; ++j) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) {
+      const Vec state = load(S + j * P + i + q * W);
+      keep[q] += state * load(D + j * P + i + q * W);
+#pragma GCC unroll 4
+      for (int t = 0; t < L; ++t) read[t][q] += dy[t][j] * state;
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) {
+    store(dkeep + i + q * W, keep[q]);
+#pragma GCC unroll 4
+    for (int t = 0; t < L; ++t) store(dread + t * P + i + q * W, read[t][q]);
+  }
+}
+
+// dwrite[s] = D v_s; dv += write D, as [j, s]; then D <- keep D + read dy.
+template <class T, int C>
+RK_INLINE void write_tile(T* dwrite, T* dv, T* D, const Rows<T>& v, const Rows<T>& dy, int64_t i, int64_t J,
+                          const Coefficients<T>& c, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  constexpr int R = W > L ? W / L : 1;  // rows whose lane sums fill whole vectors
+  Vec write[L][C] = {};
+  for (int64_t j = 0; j < J; j += R) {
+    Vec across[R * L] = {};
+#pragma GCC unroll 4
+    for (int row = 0; row < R; ++row) {
+      T* at = D + (j + row) * P + i;
+#pragma GCC unroll 4
+      for (int q = 0; q < C; ++q) {
+        Vec d = load(at + q * W);
+#pragma GCC unroll 4
+        for (int s = 0; s < L; ++s) {
+          write[s][q] += v[s][j + row] * d;
+          across[row * L + s] += load(c.write + s * P + i + q * W) * d;
+        }
+        d *= load(c.keep + i + q * W);
+#pragma GCC unroll 4
+        for (int t = 0; t < L; ++t) d += dy[t][j + row] * load(c.read + t * P + i + q * W);
+        store(at + q * W, d);
+      }
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < R * L; g += W) store(dv + j * L + g, load(dv + j * L + g) + lane_sums<T>(across + g));
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) {
+#pragma GCC unroll 4
+    for (int s = 0; s < L; ++s) store(dwrite + s * P + i + q * W, write[s][q]);
+  }
+}
+
+// dscore[t,s] = dy_t . v_s over the columns of a strip.
+template <class T>
+RK_INLINE void score_gradient(T* dscore, const Rows<T>& dy, const Rows<T>& v, int64_t J) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec sum[L * L] = {};
+  for (int64_t j = 0; j < J; j += W) {
+#pragma GCC unroll 4
+    for (int s = 0; s < L; ++s) {
+      const Vec vv = load(v[s] + j);
+#pragma GCC unroll 4
+      for (int t = s; t < L; ++t) sum[t * L + s] += load(dy[t] + j) * vv;
+    }
+  }
+#pragma GCC unroll 8
+  for (int q = 0; q < L * L; q += W) store(dscore + q, lane_sums<T>(sum + q));
+}
+
+// Gradients of a chunk's r, k and raw w, and its part of du, from those of its coefficients. The gradient of
+// a log decay is the sum over the paths that cross the token, each added once: nothing cancels, whatever the
+// decay.
+//   from the entry state to the exit: dkeep . keep      from the entry to a later r_t: r_t . dr_t through the
+//   state from an earlier k_s to the exit: k_s . dk_s through the state      from an earlier k_s to a later
+//   r_t: score
+template <class T>
+RK_INLINE void chunk_gradients(T* const* dr, T* const* dk, T* const* dw, T* du, const Rows<T>& r,
+                               const Rows<T>& k, const Rows<T>& w, const Rows<T>& raw, const T* u,
+                               const T* dread, const T* dwrite, const T* dkeep, const T* dscore, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  for (int64_t i = 0; i < P; i += W) {
+    Vec rr[L], kk[L], ww[L], grad_r[L], grad_k[L], grad_g[L];
+    const Vec uu = load(u + i);
+    Vec before = {}, after = {}, grad_u = load(du + i);
+    before += T(1), after += T(1);
+#pragma GCC unroll 4
+    for (int t = 0; t < L; ++t) {
+      rr[t] = load(r[t] + i), kk[t] = load(k[t] + i), ww[t] = load(w[t] + i);
+      grad_r[t] = load(dread + t * P + i) * before;
+      before *= ww[t];
+      grad_u += dscore[t * L + t] * (rr[t] * kk[t]);
+    }
+    const Vec through = load(dkeep + i) * before;
+#pragma GCC unroll 4
+    for (int s = L - 1; s >= 0; --s) {
+      grad_k[s] = load(dwrite + s * P + i) * after;
+      after *= ww[s];
+    }
+    Vec read_later = {}, written_before = {};
+#pragma GCC unroll 4
+    for (int t = L - 1; t >= 0; --t) {
+      grad_g[t] = through + read_later;
+      read_later += rr[t] * grad_r[t];
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < L; ++t) {
+      grad_g[t] += written_before;
+      written_before += kk[t] * grad_k[t];
+    }
+#pragma GCC unroll 4
+    for (int s = 0; s < L; ++s) {
+      const Vec own = dscore[s * L + s] * uu;
+      Vec kept = kk[s], path = {};
+      path += T(1);
+      grad_r[s] += own * kk[s];
+      grad_k[s] += own * rr[s];
+#pragma GCC unroll 4
+      for (int t = s + 1; t < L; ++t) {
+        const Vec into_r = dscore[t * L + s] * kept;
+        grad_r[t] += into_r;
+        grad_k[s] += dscore[t * L + s] * (rr[t] * path);
+        const Vec crossing = rr[t] * into_r;
+#pragma GCC unroll 4
+        for (int x = s + 1; x < t; ++x) grad_g[x] += crossing;
+        kept *= ww[t];
+        path *= ww[t];
+      }
+    }
+    store(du + i, grad_u);
+#pragma GCC unroll 4
+    for (int t = 0; t < L; ++t) {
+      store(dr[t] + i, grad_r[t]);
+      store(dk[t] + i, grad_k[t]);
+      store(dw[t] + i, grad_g[t]);
+      T* g = dw[t] + i;
+      const T *d = w[t] + i, *x = raw[t] + i;
+      // dw = -exp(w) dg. Where the decay is 0 no path crosses, and exp(w) may be infinite.
+#pragma omp simd
+      for (int l = 0; l < W; ++l) g[l] = d[l] > T(0) ? -vexp(x[l]) * g[l] : (d[l] == T(0) ? T(0) : d[l]);
+    }
+  }
+}
+
+// Where the rows of a chunk's output go: to their place, or to `stage` where rows are padded or tokens
+// missing.
+template <class T>
+struct OutRows {
+  T* row[L];
+};
+template <class T>
+RK_INLINE OutRows<T> out_rows(T* stage, int64_t P, T* to, int64_t stride, int tokens, int64_t count) {
+  OutRows<T> out;
+  for (int t = 0; t < L; ++t) {
+    out.row[t] = t < tokens && count == P ? to + t * stride : stage + t * P;
+    for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T)))
+      __builtin_prefetch(to + (t - kPrefetch) * stride + i, 1);
+  }
+  return out;
+}
+template <class T>
+RK_INLINE void finish_rows(const OutRows<T>& out, int64_t P, T* to, int64_t stride, int tokens,
+                           int64_t count) {
+  if (count == P) return;
+  for (int t = 0; t < tokens; ++t) copy_row(to + t * stride, out.row[t], count);
+}
+
+// Gradients of one strip: dr, dk, dw and du are its share of them.
+template <class T>
+struct Gradients {
+  const T *dy, *dstate;
+  T *dr, *dk, *dv, *dw, *du, *dstate0;
+};
+
+template <class T>
+void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& x, T* memory) {
+  constexpr int kTile = kBackwardTile * Simd<T>::kLanes;
+  const int64_t N = in.N, P = x.P, J = x.J, stride = in.H * N;
+  const int64_t columns = N - x.first < J ? N - x.first : J;
+  const int64_t blocks = (in.tokens + kWkv6Block - 1) / kWkv6Block, state = J * P;
+  Scratch<T> scratch{memory};
+  T *states = scratch.take(blocks * state), *entries = scratch.take(kWkv6Block * state),
+    *D = scratch.take(state), *w = scratch.take(in.tokens * P), *ones = scratch.take(P), *u = scratch.take(P),
+    *stage = scratch.take(3 * L * P), *v_stage = scratch.take(2 * L * J), *dread = scratch.take(L * P),
+    *dwrite = scratch.take(L * P), *dkeep = scratch.take(P), *dv_lanes = scratch.take(L * J),
+    *out = scratch.take(3 * L * P), *dv_out = scratch.take(L * J);
+  Coefficients<T> c;
+  c.read = scratch.take(L * P), c.write = scratch.take(L * P), c.keep = scratch.take(P);
+  T dscore[L * L];
+  fill(ones, P, T(1));
+  fill(u, P, T(0));
+  copy_row(u, in.u + x.h * N, N);
+  fill(a.du, P, T(0));
+
+  const int64_t state_at = (x.b * in.H + x.h) * N * N + x.first;
+  const auto transposed_in = [&](T* to, const T* from) {
+    fill(to, state, T(0));
+    if (!from) return;
+    for (int64_t i = 0; i < N; ++i) {
+      for (int64_t j = 0; j < columns; ++j) to[j * P + i] = from[state_at + i * N + j];
+    }
+  };
+  transposed_in(states, in.state0);
+  transposed_in(D, a.dstate);
+
+  const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
+  const auto row_at = [&](int64_t t) { return (x.b * in.tokens + t) * stride + x.h * N; };
+  const auto advance = [&](T* to, const T* from, int64_t t, int tokens) {
+    const Rows<T> k = rows(stage, P, in.k + row_at(t), stride, tokens, N);
+    const Rows<T> v = rows(v_stage, J, in.v + row_at(t) + x.first, stride, tokens, columns, true);
+    make_write(c, k, decay_rows(w + t * P, ones, P, tokens), P);
+    for (int64_t i = 0; i < P; i += kTile) advance_tile<T, kBackwardTile>(to, from, v, i, J, c, P);
+  };
+
+  // The state at the start of every block.
+  int tokens;
+  T* now = states;
+  for (int64_t t = 0; t < in.tokens; t += tokens) {
+    tokens = chunk_tokens(doc_start, t, in.tokens);
+    if (doc_start && doc_start[t]) fill(now, state, T(0));
+    decays(w + t * P, rows(stage, P, in.w + row_at(t), stride, tokens, N), P, tokens);
+    const int64_t end = t + tokens;
+    if (end == in.tokens) break;
+    T* next = end % kWkv6Block ? entries : states + end / kWkv6Block * state;
+    advance(next, now, t, tokens);
+    now = next;
+  }
+
+  for (int64_t block = blocks - 1; block >= 0; --block) {
+    // The chunks of the block, with their entry states.
+    int64_t start[kWkv6Block + 1];
+    T* entry[kWkv6Block];
+    int chunks = 0;
+    start[0] = block * kWkv6Block;
+    entry[0] = states + block * state;
+    const int64_t block_end = start[0] + kWkv6Block < in.tokens ? start[0] + kWkv6Block : in.tokens;
+    for (;;) {
+      const int64_t t = start[chunks];
+      const int n = chunk_tokens(doc_start, t, in.tokens);
+      start[++chunks] = t + n;
+      if (t + n == block_end) break;
+      entry[chunks] = entries + chunks * state;
+      if (doc_start && doc_start[t + n]) {
+        fill(entry[chunks], state, T(0));
+      } else {
+        advance(entry[chunks], entry[chunks - 1], t, n);
+      }
+    }
+    for (int chunk = chunks - 1; chunk >= 0; --chunk) {
+      const int64_t t = start[chunk], at = row_at(t);
+      tokens = int(start[chunk + 1] - t);
+      const Rows<T> r = rows(stage, P, in.r + at, stride, tokens, N);
+      const Rows<T> k = rows(stage + L * P, P, in.k + at, stride, tokens, N);
+      const Rows<T> raw = rows(stage + 2 * L * P, P, in.w + at, stride, tokens, N);
+      const Rows<T> v = rows(v_stage, J, in.v + at + x.first, stride, tokens, columns, true);
+      const Rows<T> dy = rows(v_stage + L * J, J, a.dy + at + x.first, stride, tokens, columns, true);
+      const Rows<T> ww = decay_rows(w + t * P, ones, P, tokens);
+      make_coefficients(c, r, k, ww, u, P);
+      score_gradient(dscore, dy, v, J);
+      fill(dv_lanes, L * J, T(0));
+      for (int64_t i = 0; i < P; i += kTile) {
+        read_tile<T, kBackwardTile>(dread, dkeep, entry[chunk], D, dy, i, J, P);
+        write_tile<T, kBackwardTile>(dwrite, dv_lanes, D, v, dy, i, J, c, P);
+      }
+      const OutRows<T> to_r = out_rows(out, P, a.dr + at, stride, tokens, N);
+      const OutRows<T> to_k = out_rows(out + L * P, P, a.dk + at, stride, tokens, N);
+      const OutRows<T> to_w = out_rows(out + 2 * L * P, P, a.dw + at, stride, tokens, N);
+      const OutRows<T> to_v = out_rows(dv_out, J, a.dv + at + x.first, stride, tokens, columns);
+      chunk_gradients(to_r.row, to_k.row, to_w.row, a.du, r, k, ww, raw, u, dread, dwrite, dkeep, dscore, P);
+      for (int s = 0; s < L; ++s) {
+        T* to = to_v.row[s];
+#pragma omp simd
+        for (int64_t j = 0; j < J; ++j) {
+          T sum = dv_lanes[j * L + s];
+          for (int q = s; q < L; ++q) sum += c.score[q * L + s] * dy.row[q][j];
+          to[j] = sum;
+        }
+      }
+      finish_rows(to_r, P, a.dr + at, stride, tokens, N);
+      finish_rows(to_k, P, a.dk + at, stride, tokens, N);
+      finish_rows(to_w, P, a.dw + at, stride, tokens, N);
+      finish_rows(to_v, J, a.dv + at + x.first, stride, tokens, columns);
+      if (doc_start && doc_start[t]) fill(D, state, T(0));
+    }
+  }
+  if (a.dstate0) {
+    for (int64_t i = 0; i < N; ++i) {
+      for (int64_t j = 0; j < columns; ++j) a.dstate0[state_at + i * N + j] = D[j * P + i];
+    }
+  }
+}
+
+template <class T>
+RK_INLINE T* pointer(const Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
+}
+template <class T, class Args>
+RK_INLINE Inputs<T> inputs(const Args& a) {
+  return {a.r.dim(0),
+          a.r.dim(1),
+          a.r.dim(2),
+          a.r.dim(3),
+          a.r.template data<T>(),
+          a.k.template data<T>(),
+          a.v.template data<T>(),
+          a.w.template data<T>(),
+          a.u.template data<T>(),
+          pointer<T>(a.state0),
+          pointer<uint8_t>(a.doc_start),
+          a.strips};
+}
+
+template <class T>
+RK_INLINE void forward(const Wkv6Args& a) {
+  const Inputs<T> in = inputs<T>(a);
+  const Outputs<T> out{a.y.data<T>(), a.state.data<T>()};
+  T* scratch = a.scratch.data<T>();
+  parallel_parts(a.r.device().pool(), in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
+    for (int64_t item = begin; item < end; ++item) {
+      forward_strip(in, out, strip_of(in, item), scratch + part * wkv6_forward_scratch(in.N));
+    }
+  });
+}
+
+template <class T>
+RK_INLINE void backward(const Wkv6Grad& a) {
+  ThreadPool& pool = a.r.device().pool();
+  const Inputs<T> in = inputs<T>(a);
+  const int64_t P = wkv6_padded(in.N), numel = a.r.numel();
+  const Gradients<T> whole{pointer<T>(a.dy),     pointer<T>(a.dstate), a.dr.data<T>(),
+                           a.dk.data<T>(),       a.dv.data<T>(),       a.dw.data<T>(),
+                           a.du_parts.data<T>(), pointer<T>(a.dstate0)};
+  T *scratch = a.scratch.data<T>(), *parts = pointer<T>(a.parts);
+  parallel_parts(pool, in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
+    for (int64_t item = begin; item < end; ++item) {
+      Gradients<T> own = whole;
+      own.du += item * P;
+      if (in.strips > 1) {
+        own.dr = parts + item % in.strips * 3 * numel;
+        own.dk = own.dr + numel;
+        own.dw = own.dk + numel;
+      }
+      backward_strip(in, own, strip_of(in, item), scratch + part * wkv6_backward_scratch(in.tokens, in.N));
+    }
+  });
+  if (in.strips > 1) {
+    parallel_for(pool, numel, 4096, [&](int64_t begin, int64_t end) {
+      for (int64_t x = begin; x < end; ++x) {
+        T dr = 0, dk = 0, dw = 0;
+        for (int64_t s = 0; s < in.strips; ++s) {
+          const T* p = parts + s * 3 * numel + x;
+          dr += p[0], dk += p[numel], dw += p[2 * numel];
+        }
+        whole.dr[x] = dr, whole.dk[x] = dk, whole.dw[x] = dw;
+      }
+    });
+  }
+  if (!a.du.tensor.defined()) return;
+  T* du = a.du.tensor.data<T>();
+  for (int64_t h = 0; h < in.H; ++h) {
+    for (int64_t i = 0; i < in.N; ++i) {
+      T sum = a.du.accumulate ? du[h * in.N + i] : T(0);
+      for (int64_t b = 0; b < in.B; ++b) {
+        for (int64_t s = 0; s < in.strips; ++s) sum += whole.du[((b * in.H + h) * in.strips + s) * P + i];
+      }
+      du[h * in.N + i] = sum;
+    }
+  }
+}
+
+}  // namespace
+
+void wkv6_forward(const Wkv6Args& a) {
+  dispatch_float(a.r.dtype(), [&]<class T>() { forward<T>(a); });
+}
+void wkv6_backward(const Wkv6Grad& a) {
+  dispatch_float(a.r.dtype(), [&]<class T>() { backward<T>(a); });
+}
+
+}  // namespace rookery::RK_BACKEND
