@@ -40,7 +40,7 @@ struct VocabTraining {
   // its bytes.
   bool equal_languages = true;
   // Called with a line of text as the work goes on; may be empty.
-  std::function<void(const std::string&)> progress;
+  std::function<void(const std::string&)> progress = {};
 };
 
 // The vocab_size - 1 entries with ids from 1 on: all 256 single bytes, then by (length, bytes), as in the
