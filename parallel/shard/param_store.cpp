@@ -1,0 +1,37 @@
+#include "parallel/shard/param_store.h"
+
+namespace rookery {
+
+ParamStore::ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device)
+    : parameters_(std::move(parameters)) {
+  constexpr int64_t kAlignElements = 16;
+  int64_t end = 0;
+  for (const Parameter* p : parameters_) {
+    ranges_.push_back({end, end + p->global.numel()});
+    end = (ranges_.back().end + kAlignElements - 1) / kAlignElements * kAlignElements;
+  }
+  masters_ = zeros({end}, dtype, device);
+  grads_ = zeros({end}, dtype, device);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = *parameters_[i];
+    p.master = masters_.narrow(ranges_[i].begin, p.global.numel()).reshape(p.global);
+    p.grad = grads_.narrow(ranges_[i].begin, p.global.numel()).reshape(p.global);
+  }
+}
+
+int64_t ParamStore::num_elements() const {
+  int64_t n = 0;
+  for (const Range& r : ranges_) n += r.end - r.begin;
+  return n;
+}
+
+void ParamStore::begin_step() {
+  for (Parameter* p : parameters_) p->grad_written = false;
+}
+
+void ParamStore::finish_reduction() {
+  for (Parameter* p : parameters_)
+    if (!p->grad_written) fill_zero(p->grad);
+}
+
+}  // namespace rookery

@@ -1,0 +1,40 @@
+// param_store.h: where parameters live. All masters lie in one flat bucket and all gradients in another, in
+// the order of registration, so one collective or one sweep of the optimizer serves the whole model. Level 0:
+// every rank holds everything.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/autograd/autograd.h"
+
+namespace rookery {
+
+class ParamStore {
+ public:
+  // Gives each parameter its master and grad; both buckets are zero at first. dtype: f32, or f64 for checks.
+  ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device);
+
+  const std::vector<Parameter*>& parameters() const { return parameters_; }
+  // Elements [begin, end) of the buckets. Each parameter begins at a multiple of 64 bytes; the gaps stay
+  // zero.
+  struct Range {
+    int64_t begin, end;
+  };
+  Range range(size_t index) const { return ranges_[index]; }
+  const Tensor& masters() const { return masters_; }
+  const Tensor& grads() const { return grads_; }
+  DType dtype() const { return masters_.dtype(); }
+  Device& device() const { return masters_.device(); }
+  int64_t num_elements() const;  // without the gaps
+
+  void begin_step();        // the first gradient of each parameter overwrites
+  void finish_reduction();  // gradients complete; those that nothing wrote are zero
+
+ private:
+  std::vector<Parameter*> parameters_;
+  std::vector<Range> ranges_;
+  Tensor masters_, grads_;
+};
+
+}  // namespace rookery

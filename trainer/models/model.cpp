@@ -1,0 +1,15 @@
+#include "trainer/models/model.h"
+
+#include "kernels/ops/matmul/matmul.h"
+
+namespace rookery {
+
+Var Model::hidden(nn::Context& cx, const Tensor& ids) {
+  Carry carry = embed(cx, ids);
+  for (int64_t i = 0; i < num_blocks(); ++i) block(i, cx, carry);
+  return final_norm(cx, carry);
+}
+
+Var Model::logits(nn::Context& cx, const Tensor& ids) { return ops::linear(hidden(cx, ids), cx(head())); }
+
+}  // namespace rookery

@@ -1,0 +1,47 @@
+// model.h: what the rest of the program knows of a model: embed, blocks, head. That is enough for training,
+// evaluation, generation and checkpoints; one .cpp per architecture beside this file.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "trainer/nn/context.h"
+#include "trainer/nn/module.h"
+
+namespace rookery {
+
+// What flows from block to block.
+struct Carry {
+  Var x;  // residual stream [B, T, C]
+};
+
+// How the optimizer treats a parameter.
+struct OptimGroup {
+  double lr_scale = 1;
+  bool decay = false;
+};
+
+class Model {
+ public:
+  virtual ~Model() = default;
+  virtual Carry embed(nn::Context& cx, const Tensor& ids) = 0;  // ids: i32 [B, T]
+  virtual int64_t num_blocks() const = 0;
+  virtual void block(int64_t i, nn::Context& cx, Carry& carry) = 0;
+  virtual Var final_norm(nn::Context& cx, const Carry& carry) = 0;  // [B, T, C]
+  virtual Parameter& head() = 0;                                    // [V, C]
+  virtual OptimGroup optim_group(const Parameter& p) const = 0;
+  // Trained with the pull on the largest logit (rwkv-common 5).
+  virtual bool uses_l2wrap() const { return true; }
+  // Multiply-adds of the sequence mixers per token, forward, in the recurrent form (for MFU): e.g. 7 N^2 / 2
+  // H L for RWKV-6.
+  virtual double mixer_flops_per_token() const = 0;
+
+  int64_t vocab_size() { return head().global[0]; }
+  // The output of the last norm: what the head reads. ids: i32 [B, T]; result: [B, T, C].
+  Var hidden(nn::Context& cx, const Tensor& ids);
+  Var logits(nn::Context& cx, const Tensor& ids);  // [B, T, V]
+
+  nn::ParameterList parameters;
+};
+
+}  // namespace rookery

@@ -1,0 +1,46 @@
+// context.h: what a forward pass may need. Models hand it on without looking inside.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "kernels/autograd/autograd.h"
+#include "kernels/ops/token_shift/token_shift.h"
+
+namespace rookery::nn {
+
+// What a layer sees of the tokens before its own: nothing, a carried state (generation, long texts), or a
+// learned initial state; and where documents start. Layers name their slot ("blocks.0.att.wkv") and ask; they
+// never know which case it is.
+class SeqContext {
+ public:
+  Tensor doc_start;    // u8 [B, T], or undefined: tokens of one row are one text
+  bool carry = false;  // keep the states that this pass leaves, for the next one
+
+  ops::Previous previous(const std::string& slot) const { return {find(slot), doc_start}; }
+  Var state(const std::string& slot) const { return find(slot); }
+  // A state that layers start from; with a Var on the tape its gradient is computed (state tuning).
+  void set(const std::string& slot, Var state) { states_[slot] = std::move(state); }
+  // x: [B, T, C]: its last tokens become the carried ones.
+  void leave_last_token(const std::string& slot, const Var& x);
+  void leave(const std::string& slot, const Var& state) {
+    if (carry) states_[slot] = Var(state.value());
+  }
+  const std::map<std::string, Var>& states() const { return states_; }
+  void clear() { states_.clear(); }
+
+ private:
+  Var find(const std::string& slot) const {
+    const auto it = states_.find(slot);
+    return it == states_.end() ? Var() : it->second;
+  }
+  std::map<std::string, Var> states_;
+};
+
+struct Context {
+  Tape* tape = nullptr;  // null: no gradients
+  SeqContext& seq;
+  Var operator()(Parameter& p) const { return tape ? tape->leaf(p) : Var(p.master); }
+};
+
+}  // namespace rookery::nn
