@@ -1,0 +1,15 @@
+// registry.h: the list of architectures: their configuration keys and their models.
+#pragma once
+
+#include <memory>
+
+#include "trainer/config/run_config.h"
+#include "trainer/models/model.h"
+
+namespace rookery {
+
+void register_models();  // makes their keys known to the configuration
+// Parameters have names and shapes; memory and values come with a ParamStore and initialize().
+std::unique_ptr<Model> make_model(const config::ModelConfig& config);
+
+}  // namespace rookery
