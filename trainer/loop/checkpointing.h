@@ -1,0 +1,69 @@
+// checkpointing.h: a run's folder and what goes between the live tensors and trainer/checkpoint (which knows pieces, not tensors).
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "parallel/shard/param_store.h"
+#include "trainer/config/run_config.h"
+#include "trainer/loop/train_state.h"
+#include "trainer/optim/adamw.h"
+
+namespace rookery::loop {
+
+// Holds the lock of the run while it lives.
+class RunFolder {
+ public:
+  using Say = std::function<void(std::string_view)>;
+  // Makes the folder, takes the lock, removes what interrupted saves left. `say` hears what was cleaned and which checkpoints were passed over.
+  RunFolder(std::filesystem::path run_dir, Say say);
+  ~RunFolder();
+  RunFolder(RunFolder&&) noexcept;
+
+  const std::filesystem::path& path() const { return path_; }
+  bool has_checkpoints() const;
+  void remove_checkpoints();
+
+  // The newest complete checkpoint, or the one that `which` names (a step, or a checkpoint folder of any run); nothing if the run has none.
+  struct Found {
+    std::filesystem::path path;
+    TrainState state;
+    std::string config_yaml;
+  };
+  std::optional<Found> find(const std::string& which) const;
+  // Reads all tensors of the checkpoint that find() returned, verified; optim null: the weights only.
+  void load(const Found& found, ParamStore& store, AdamW* optim) const;
+
+  // Complete and verified under its final name when this returns; then retention by `keep`. Throws kIo and leaves no trace where it cannot.
+  std::filesystem::path save(const TrainState& state, const ParamStore& store, AdamW& optim, const std::string& config_yaml,
+                             const config::CheckpointConfig& keep);
+
+ private:
+  struct Impl;
+  std::filesystem::path path_;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The weights of a run folder's newest whole checkpoint, or of the checkpoint folder that is named.
+class Weights {
+ public:
+  explicit Weights(const std::filesystem::path& run_or_checkpoint);
+  ~Weights();
+  const std::filesystem::path& path() const;
+  const std::string& config_yaml() const;
+  int64_t step() const;
+  void load(ParamStore& store) const;  // every tensor must be there, with its shape; other dtypes are converted
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Tells runs apart, whatever their folders are called: time and process.
+std::string new_run_id();
+
+}  // namespace rookery::loop

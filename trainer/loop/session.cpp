@@ -1,0 +1,46 @@
+#include "trainer/loop/session.h"
+
+#include "trainer/loop/checkpointing.h"
+#include "trainer/models/registry.h"
+
+namespace rookery::loop {
+
+Session make_session(config::RunConfig config, DeviceType type) {
+  Session s;
+  s.config = std::move(config);
+  s.device = std::make_unique<Device>(type, static_cast<int>(s.config.threads));
+  if (s.config.precision == "bf16") {
+    if (!bf16_matmul_available())
+      fail(ExitCode::kUnavailable, "CPU-03",
+           "precision: bf16 needs a processor with AVX512-BF16 or AMX and a build with oneDNN; use precision: fp32");
+    s.device->matmul_precision = MatmulPrecision::kBf16;
+  }
+  s.model = make_model(*s.config.model);
+  s.store = std::make_unique<ParamStore>(s.model->parameters.all(), s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device);
+  return s;
+}
+
+Session load_session(const std::filesystem::path& path, int64_t threads) {
+  const Weights weights(path);
+  config::RunConfig config = config::parse_run(weights.config_yaml(), path.string());
+  config.threads = threads;
+  Session s = make_session(std::move(config));
+  weights.load(*s.store);
+  s.step = weights.step();
+  s.checkpoint = weights.path();
+  return s;
+}
+
+double train_flops_per_token(Model& model) {
+  double products = 0;
+  for (const Parameter* p : model.parameters.all()) {
+    int wide_dims = 0;
+    for (const int64_t d : p->global) wide_dims += d > 1;
+    // Matrices, but not the table of embeddings (a look-up) and the per-head bonus.
+    if (wide_dims >= 2 && p->name != "emb.weight" && p->name.find("time_faaaa") == std::string::npos)
+      products += static_cast<double>(p->global.numel());
+  }
+  return 6 * products + 3 * model.mixer_flops_per_token();
+}
+
+}  // namespace rookery::loop
