@@ -1,6 +1,7 @@
-// golden_test.cpp: holds ops, models, optimizer and recurrent mode against every golden file of the folder, in fp64 (1e-9 relative, 1e-7 where
-// the file itself holds fp32) and fp32 (10 times the figure measured on the reference). What a file asks for is read from the file, so
-// a new file is checked with no change here. Kinds and models that do not exist yet are skipped by name.
+// golden_test.cpp: holds ops, models, optimizer and recurrent mode against every golden file of the folder,
+// in fp64 (1e-9 relative, 1e-7 where the file itself holds fp32) and fp32 (10 times the figure measured on
+// the reference). What a file asks for is read from the file, so a new file is checked with no change here.
+// Kinds and models that do not exist yet are skipped by name.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -28,10 +29,12 @@ class Pending : public std::runtime_error {
 };
 
 // bound: of fp32 runs; in fp64 what the file's own precision allows.
-void expect_close(const GoldenFile& file, const std::string& name, const std::vector<double>& got, DType dtype, double bound) {
+void expect_close(const GoldenFile& file, const std::string& name, const std::vector<double>& got,
+                  DType dtype, double bound) {
   const GoldenTensor& expected = file[name];
   const double allowed = dtype == DType::kF32 ? bound : expected.dtype == "F64" ? kTight : kStoredAsFp32;
-  EXPECT_LE(rel_l2(got, expected.values), allowed) << file.path.filename() << ": " << name << " in " << to_string(dtype);
+  EXPECT_LE(rel_l2(got, expected.values), allowed)
+      << file.path.filename() << ": " << name << " in " << to_string(dtype);
 }
 void expect_close(const GoldenFile& file, const std::string& name, const Tensor& got, double bound) {
   expect_close(file, name, to_doubles(got), got.dtype(), bound);
@@ -39,7 +42,8 @@ void expect_close(const GoldenFile& file, const std::string& name, const Tensor&
 
 Tensor tensor_of(const GoldenFile& file, const std::string& name, DType dtype, Device& device) {
   const GoldenTensor& t = file[name];
-  return tensor_from(std::span<const double>(t.values), Shape(std::span<const int64_t>(t.shape)), dtype, device);
+  return tensor_from(std::span<const double>(t.values), Shape(std::span<const int64_t>(t.shape)), dtype,
+                     device);
 }
 
 // ---- ops ----
@@ -47,14 +51,18 @@ Tensor tensor_of(const GoldenFile& file, const std::string& name, DType dtype, D
 void check_wkv6(const GoldenFile& f, DType dtype, Device& device) {
   constexpr double kBound = 1e-5;  // the README's allowance for a sequential form
   Tape tape;
-  auto input = [&](const char* name) { return f.has(name) ? tape.watch(tensor_of(f, name, dtype, device)) : Var(); };
+  auto input = [&](const char* name) {
+    return f.has(name) ? tape.watch(tensor_of(f, name, dtype, device)) : Var();
+  };
   const Var r = input("r"), k = input("k"), v = input("v"), w = input("w"), u = input("u"), s0 = input("s0");
   const auto out = ops::wkv6(r, k, v, w, u, s0);
   expect_close(f, "y", out.y.value(), kBound);
   expect_close(f, "sT", out.state.value(), kBound);
-  const std::pair<Var, Tensor> seeds[] = {{out.y, tensor_of(f, "gy", dtype, device)}, {out.state, tensor_of(f, "gsT", dtype, device)}};
+  const std::pair<Var, Tensor> seeds[] = {{out.y, tensor_of(f, "gy", dtype, device)},
+                                          {out.state, tensor_of(f, "gsT", dtype, device)}};
   tape.backward(seeds);
-  for (const auto& [name, var] : {std::pair{"gr", r}, {"gk", k}, {"gv", v}, {"gw", w}, {"gu", u}, {"gs0", s0}})
+  for (const auto& [name, var] :
+       {std::pair{"gr", r}, {"gk", k}, {"gv", v}, {"gw", w}, {"gu", u}, {"gs0", s0}})
     if (f.has(name)) expect_close(f, name, tape.grad(var), kBound);
 }
 
@@ -78,8 +86,8 @@ struct Loaded {
   std::unique_ptr<ParamStore> store;
 };
 
-Loaded load(const std::string& name, const GoldenFile& config_of, const GoldenFile& values, const std::string& prefix, DType dtype,
-            Device& device) {
+Loaded load(const std::string& name, const GoldenFile& config_of, const GoldenFile& values,
+            const std::string& prefix, DType dtype, Device& device) {
   Loaded l;
   l.model = build(name, json::parse(config_of.meta.at("config")));
   l.store = std::make_unique<ParamStore>(l.model->parameters.all(), dtype, device);
@@ -91,11 +99,14 @@ Loaded load(const std::string& name, const GoldenFile& config_of, const GoldenFi
     names.insert(prefix + p->name);
   }
   for (const auto& [tensor, value] : values.tensors)
-    if (tensor.starts_with(prefix)) EXPECT_TRUE(names.count(tensor)) << "the model has no " << tensor;
+    if (tensor.starts_with(prefix)) {
+      EXPECT_TRUE(names.count(tensor)) << "the model has no " << tensor;
+    }
   return l;
 }
 
-Tensor ints_of(const GoldenFile& f, const std::string& name, const Shape& shape, Device& device, DType dtype = DType::kI32) {
+Tensor ints_of(const GoldenFile& f, const std::string& name, const Shape& shape, Device& device,
+               DType dtype = DType::kI32) {
   return tensor_from(std::span<const double>(f[name].values), shape, dtype, device);
 }
 
@@ -168,7 +179,9 @@ void check_recurrent(const GoldenFile& f, DType dtype, Device& device) {
   seq.carry = true;
   nn::Context cx{nullptr, seq};
   auto feed = [&](int32_t token) {
-    return to_doubles(l.model->logits(cx, tensor_from(std::span<const int32_t>(&token, 1), {1, 1}, DType::kI32, device)).value());
+    return to_doubles(
+        l.model->logits(cx, tensor_from(std::span<const int32_t>(&token, 1), {1, 1}, DType::kI32, device))
+            .value());
   };
   std::vector<double> logits;
   for (const int32_t token : f.ints("idx")) {
@@ -176,7 +189,8 @@ void check_recurrent(const GoldenFile& f, DType dtype, Device& device) {
     logits.insert(logits.end(), row.begin(), row.end());
   }
   expect_close(f, "logits", logits, dtype, kBound);
-  for (const auto& [name, slot] : {std::pair{"state.att_x", ".att.shift"}, {"state.ffn_x", ".ffn.shift"}, {"state.wkv", ".att.wkv"}}) {
+  for (const auto& [name, slot] :
+       {std::pair{"state.att_x", ".att.shift"}, {"state.ffn_x", ".ffn.shift"}, {"state.wkv", ".att.wkv"}}) {
     std::vector<double> state;
     for (int64_t i = 0; i < l.model->num_blocks(); ++i) {
       const auto part = to_doubles(seq.states().at("blocks." + std::to_string(i) + slot).value());
@@ -188,7 +202,8 @@ void check_recurrent(const GoldenFile& f, DType dtype, Device& device) {
 }
 
 void check_adamw(const GoldenFile& f, DType dtype, Device& device) {
-  if (f.meta.count("lr_shape") && f.meta.at("lr_shape") != "half_cosine") throw Pending("lr_shape " + f.meta.at("lr_shape"));
+  if (f.meta.count("lr_shape") && f.meta.at("lr_shape") != "half_cosine")
+    throw Pending("lr_shape " + f.meta.at("lr_shape"));
   const bool own = f.meta.at("params_from").starts_with("init.*");
   const GoldenFile start = own ? f : GoldenFile::read(f.path.parent_path() / f.meta.at("params_from"));
   Loaded l = load(f.meta.at("model"), f, start, own ? "init." : "param.", dtype, device);
@@ -208,7 +223,8 @@ void check_adamw(const GoldenFile& f, DType dtype, Device& device) {
   schedule.total_steps = static_cast<int64_t>(f.number("total_steps_of_schedule", 1));
 
   // The groups of the reference: "lr_scale=1.0 weight_decay=0.0" -> names.
-  for (const auto& [group, names] : json::parse(f.meta.at("groups")).items()) {
+  const json groups = json::parse(f.meta.at("groups"));
+  for (const auto& [group, names] : groups.items()) {
     double lr_scale = 0, decay = 0;
     ASSERT_EQ(std::sscanf(group.c_str(), "lr_scale=%lf weight_decay=%lf", &lr_scale, &decay), 2) << group;
     for (const std::string name : names) {
@@ -226,8 +242,8 @@ void check_adamw(const GoldenFile& f, DType dtype, Device& device) {
   for (Parameter* p : l.store->parameters()) before[p->name] = to_doubles(p->master);
   for (int64_t step = 0; step < all[0]; ++step) {
     auto slice = [&](const char* name) {
-      return tensor_from(std::span<const double>(f[name].values).subspan(step * per_step, per_step), {all[1], all[2]}, DType::kI32,
-                         device);
+      return tensor_from(std::span<const double>(f[name].values).subspan(step * per_step, per_step),
+                         {all[1], all[2]}, DType::kI32, device);
     };
     const double lr = schedule.at(step);
     EXPECT_NEAR(lr, f["lr"].values[step], 1e-12);
@@ -239,10 +255,13 @@ void check_adamw(const GoldenFile& f, DType dtype, Device& device) {
     tape.backward(loss.loss);
     l.store->finish_reduction();
     const AdamW::Report report = optim.step(lr);
-    EXPECT_NEAR(to_doubles(loss.loss.value())[0], f["loss"].values[step], dtype == DType::kF64 ? 1e-8 : 1e-5) << "step " << step;
-    EXPECT_NEAR(report.grad_norm / f["grad_norm"].values[step], 1.0, dtype == DType::kF64 ? 1e-6 : 1e-3) << "step " << step;
+    EXPECT_NEAR(to_doubles(loss.loss.value())[0], f["loss"].values[step], dtype == DType::kF64 ? 1e-8 : 1e-5)
+        << "step " << step;
+    EXPECT_NEAR(report.grad_norm / f["grad_norm"].values[step], 1.0, dtype == DType::kF64 ? 1e-6 : 1e-3)
+        << "step " << step;
   }
-  // Displacements: entry by entry they are not comparable in fp32 (eps 1e-18 makes rounding noise a full step).
+  // Displacements: entry by entry they are not comparable in fp32 (eps 1e-18 makes rounding noise a full
+  // step).
   for (Parameter* p : l.store->parameters()) {
     const std::vector<double> now = to_doubles(p->master);
     std::vector<double> moved(now.size()), expected(now.size());
@@ -252,12 +271,17 @@ void check_adamw(const GoldenFile& f, DType dtype, Device& device) {
       norm += moved[i] * moved[i];
     }
     if (f.has("final." + p->name)) {
-      for (size_t i = 0; i < now.size(); ++i) expected[i] = f["final." + p->name].values[i] - before[p->name][i];
-      // final.* is rounded to the file's precision, which the displacement (about 1/50 of the value) feels more.
+      for (size_t i = 0; i < now.size(); ++i)
+        expected[i] = f["final." + p->name].values[i] - before[p->name][i];
+      // final.* is rounded to the file's precision, which the displacement (about 1/50 of the value) feels
+      // more.
       EXPECT_LE(rel_l2(moved, expected), dtype == DType::kF64 ? 1e-5 : 1e-3) << p->name;
     }
-    if (f.has("final_delta_norm." + p->name))
-      EXPECT_NEAR(std::sqrt(norm) / f["final_delta_norm." + p->name].values[0], 1.0, dtype == DType::kF64 ? 1e-6 : 1e-3) << p->name;
+    if (f.has("final_delta_norm." + p->name)) {
+      EXPECT_NEAR(std::sqrt(norm) / f["final_delta_norm." + p->name].values[0], 1.0,
+                  dtype == DType::kF64 ? 1e-6 : 1e-3)
+          << p->name;
+    }
   }
 }
 
@@ -266,13 +290,16 @@ std::string model_of_init(const fs::path& path) {  // init_rwkv6_L12_D768_determ
   const std::string name = path.filename().string().substr(5);
   return name.substr(0, name.find('_'));
 }
-std::unique_ptr<Model> build_init(const fs::path& path, int64_t layers, int64_t width, int64_t head_size, int64_t vocab) {
-  return build(model_of_init(path), {{"n_layer", layers}, {"n_embd", width}, {"head_size", head_size}, {"vocab_size", vocab}});
+std::unique_ptr<Model> build_init(const fs::path& path, int64_t layers, int64_t width, int64_t head_size,
+                                  int64_t vocab) {
+  return build(model_of_init(path),
+               {{"n_layer", layers}, {"n_embd", width}, {"head_size", head_size}, {"vocab_size", vocab}});
 }
 
 void check_init(const GoldenFile& f, Device& device) {
   // Values do not depend on the vocabulary; a small one saves its QR.
-  const auto model = build_init(f.path, static_cast<int64_t>(f.number("n_layer", 0)), static_cast<int64_t>(f.number("n_embd", 0)),
+  const auto model = build_init(f.path, static_cast<int64_t>(f.number("n_layer", 0)),
+                                static_cast<int64_t>(f.number("n_embd", 0)),
                                 static_cast<int64_t>(f.number("head_size", 64)), 64);
   ParamStore store(model->parameters.all(), DType::kF32, device);
   model->parameters.initialize(7);
@@ -315,7 +342,8 @@ void check_init_statistics(const fs::path& path, Device& device) {
       width = std::stoll(split(rows.back()[1], 'x')[1]);
     }
   }
-  // The full vocabulary only where its size shows: the gain of the head and the number of draws. 4096 rows do for both.
+  // The full vocabulary only where its size shows: the gain of the head and the number of draws. 4096 rows do
+  // for both.
   const int64_t small_vocab = std::min<int64_t>(vocab, 4096);
   const auto model = build_init(path, layers, width, 64, small_vocab);
   ParamStore store(model->parameters.all(), DType::kF32, device);
@@ -344,7 +372,8 @@ void check_init_statistics(const fs::path& path, Device& device) {
     double expected_mean = std::stod(row[3]), expected_deviation = std::stod(row[4]);
     // Rows of an orthogonal head have norm 0.5 sqrt(V / C) / sqrt(V / C): the deviation does not depend on V.
     const bool random = kind.starts_with("uniform") || kind.starts_with("orthogonal");
-    EXPECT_NEAR(mean, random ? 0 : expected_mean, random ? 5 * expected_deviation / std::sqrt(n) : 1e-6) << name;
+    EXPECT_NEAR(mean, random ? 0 : expected_mean, random ? 5 * expected_deviation / std::sqrt(n) : 1e-6)
+        << name;
     EXPECT_NEAR(deviation, expected_deviation, random ? 0.015 * expected_deviation : 1e-6) << name;
     if (!random) {
       EXPECT_NEAR(low, std::stod(row[5]), 1e-6) << name;
@@ -383,7 +412,8 @@ class Golden : public testing::Test {
       if (path_.extension() != ".safetensors") throw Pending("kind " + name);
       const GoldenFile file = GoldenFile::read(path_);
       if (kind == "wkv6") return check_wkv6(file, dtype_, device);
-      if (kind == "model" || kind == "packed" || kind == "statetune") return check_model(file, dtype_, device);
+      if (kind == "model" || kind == "packed" || kind == "statetune")
+        return check_model(file, dtype_, device);
       if (kind == "recurrent") return check_recurrent(file, dtype_, device);
       if (kind == "adamw") return check_adamw(file, dtype_, device);
       if (kind == "init") return check_init(file, device);
@@ -404,21 +434,25 @@ bool register_files() {
   if (fs::is_directory(folder))
     for (const auto& entry : fs::directory_iterator(folder)) {
       const std::string kind = entry.path().filename().string();
-      if (entry.path().extension() == ".safetensors" || (entry.path().extension() == ".csv" && kind.starts_with("init_")))
+      if (entry.path().extension() == ".safetensors" ||
+          (entry.path().extension() == ".csv" && kind.starts_with("init_")))
         files.push_back(entry.path());
     }
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files)
     for (const DType dtype : {DType::kF64, DType::kF32}) {
       if (file.filename().string().starts_with("init_") && dtype == DType::kF64) continue;  // drawn in fp32
-      testing::RegisterTest("golden", (file.filename().string() + "." + to_string(dtype)).c_str(), nullptr, nullptr, __FILE__, __LINE__,
+      testing::RegisterTest("golden", (file.filename().string() + "." + to_string(dtype)).c_str(), nullptr,
+                            nullptr, __FILE__, __LINE__,
                             [=]() -> testing::Test* { return new Golden(file, dtype); });
     }
   return !files.empty();
 }
 const bool kFound = register_files();
 
-TEST(golden, folder_holds_files) { EXPECT_TRUE(kFound) << "no golden files in " << golden_folder() << "; set ROOKERY_GOLDEN"; }
+TEST(golden, folder_holds_files) {
+  EXPECT_TRUE(kFound) << "no golden files in " << golden_folder() << "; set ROOKERY_GOLDEN";
+}
 
 }  // namespace
 }  // namespace rookery::test

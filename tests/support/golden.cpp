@@ -30,7 +30,8 @@ GoldenFile GoldenFile::read(const fs::path& path) {
     GoldenTensor t;
     t.dtype = entry.at("dtype");
     t.shape = entry.at("shape").get<std::vector<int64_t>>();
-    const auto begin = entry.at("data_offsets")[0].get<uint64_t>(), end = entry.at("data_offsets")[1].get<uint64_t>();
+    const auto begin = entry.at("data_offsets")[0].get<uint64_t>(),
+               end = entry.at("data_offsets")[1].get<uint64_t>();
     const char* data = bytes.data() + 8 + header + begin;
     auto load = [&]<class T>(T, auto convert) {
       for (uint64_t at = 0; at < end - begin; at += sizeof(T)) {
@@ -91,7 +92,8 @@ double rel_l2(const std::vector<double>& got, const std::vector<double>& expecte
 MeasuredFp32 measured_fp32(const fs::path& file) {
   MeasuredFp32 measured;
   std::ifstream readme(file.parent_path() / "README.md");
-  const std::regex figures(R"(logits ([0-9.e+-]+), loss ([0-9.e+-]+), grads median [0-9.e+-]+, worst ([0-9.e+-]+))");
+  const std::regex figures(
+      R"(logits ([0-9.e+-]+), loss ([0-9.e+-]+), grads median [0-9.e+-]+, worst ([0-9.e+-]+))");
   for (std::string line; std::getline(readme, line);) {
     if (line.find("| " + file.filename().string() + " |") == std::string::npos) continue;
     std::smatch match;

@@ -1,5 +1,5 @@
-// golden.h: reads the golden files (safetensors of F64, F32, BF16, I32) and compares tensors with them. A file is its own contract: what
-// to check is taken from its metadata and tensors.
+// golden.h: reads the golden files (safetensors of F64, F32, BF16, I32) and compares tensors with them. A
+// file is its own contract: what to check is taken from its metadata and tensors.
 #pragma once
 
 #include <filesystem>
@@ -28,7 +28,8 @@ struct GoldenFile {
   double number(const std::string& key, double otherwise) const;
 };
 
-// ROOKERY_GOLDEN, else ROOKERY_SHARED/golden, else ../shared/golden, else the compact copy in tests/golden/data.
+// ROOKERY_GOLDEN, else ROOKERY_SHARED/golden, else ../shared/golden, else the compact copy in
+// tests/golden/data.
 std::filesystem::path golden_folder();
 
 // |got - expected|_2 / |expected|_2; where the expected tensor is zero: |got|_2.

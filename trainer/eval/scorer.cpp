@@ -8,7 +8,8 @@
 namespace rookery::eval {
 
 // tokens: rows of n + 1; predicts the last n of each, counting those from position `from` of a row on.
-Score Scorer::score_window(nn::SeqContext& seq, std::span<const int32_t> tokens, int64_t from, int64_t rows, bool want_greedy) {
+Score Scorer::score_window(nn::SeqContext& seq, std::span<const int32_t> tokens, int64_t from, int64_t rows,
+                           bool want_greedy) {
   const int64_t n = static_cast<int64_t>(tokens.size()) / rows - 1;
   std::vector<int32_t> x, y;
   for (int64_t row = 0; row < rows; ++row)
@@ -54,7 +55,8 @@ Score Scorer::score(std::span<const int32_t> tokens, int64_t from, bool want_gre
       if (begin + count < from) continue;
       seq.clear();
     }
-    total.add(score_window(seq, tokens.subspan(begin, count + 1), from - begin, 1, want_greedy && begin + count >= from));
+    total.add(score_window(seq, tokens.subspan(begin, count + 1), from - begin, 1,
+                           want_greedy && begin + count >= from));
   }
   return total;
 }

@@ -1,4 +1,5 @@
-// scorer.h: how well a model predicts given tokens: sums of log-likelihoods, for perplexity, bits per byte and multiple choice.
+// scorer.h: how well a model predicts given tokens: sums of log-likelihoods, for perplexity, bits per byte
+// and multiple choice.
 #pragma once
 
 #include <cstdint>
@@ -23,23 +24,27 @@ struct Score {
 
 enum class ContextMode {
   kCarried,  // the recurrent state runs through the whole text
-  kWindows,  // each window of `window` tokens starts from nothing but the token before it (lm-evaluation-harness's rolling form)
+  kWindows,  // each window of `window` tokens starts from nothing but the token before it
+             // (lm-evaluation-harness's rolling form)
 };
 
 class Scorer {
  public:
   // window: tokens per forward pass, and of context in kWindows.
-  Scorer(Model& model, Device& device, DType dtype, int64_t window = 512, ContextMode mode = ContextMode::kCarried)
+  Scorer(Model& model, Device& device, DType dtype, int64_t window = 512,
+         ContextMode mode = ContextMode::kCarried)
       : model_(model), device_(device), dtype_(dtype), window_(window), mode_(mode) {}
 
-  // Of tokens[from..], each given those before it; tokens[0 .. from) are context only. from >= 1. want_greedy costs a look at the logits.
+  // Of tokens[from..], each given those before it; tokens[0 .. from) are context only. from >= 1. want_greedy
+  // costs a look at the logits.
   Score score(std::span<const int32_t> tokens, int64_t from = 1, bool want_greedy = false);
 
   // Mean loss in nats over rows of T + 1 tokens that start from nothing, as in training. tokens: [B, T + 1].
   Score score_rows(std::span<const int32_t> tokens, int64_t rows);
 
  private:
-  Score score_window(nn::SeqContext& seq, std::span<const int32_t> tokens, int64_t from, int64_t rows, bool want_greedy);
+  Score score_window(nn::SeqContext& seq, std::span<const int32_t> tokens, int64_t from, int64_t rows,
+                     bool want_greedy);
   Model& model_;
   Device& device_;
   DType dtype_;

@@ -1,4 +1,5 @@
-// checkpointing.h: a run's folder and what goes between the live tensors and trainer/checkpoint (which knows pieces, not tensors).
+// checkpointing.h: a run's folder and what goes between the live tensors and trainer/checkpoint (which knows
+// pieces, not tensors).
 #pragma once
 
 #include <filesystem>
@@ -19,7 +20,8 @@ namespace rookery::loop {
 class RunFolder {
  public:
   using Say = std::function<void(std::string_view)>;
-  // Makes the folder, takes the lock, removes what interrupted saves left. `say` hears what was cleaned and which checkpoints were passed over.
+  // Makes the folder, takes the lock, removes what interrupted saves left. `say` hears what was cleaned and
+  // which checkpoints were passed over.
   RunFolder(std::filesystem::path run_dir, Say say);
   ~RunFolder();
   RunFolder(RunFolder&&) noexcept;
@@ -27,20 +29,24 @@ class RunFolder {
   const std::filesystem::path& path() const { return path_; }
   bool has_checkpoints() const;
   void remove_checkpoints();
+  // Before training: the folder can be written to, and a checkpoint of this size fits (kCannotCreate, kIo).
+  void check_space(const ParamStore& store) const;
 
-  // The newest complete checkpoint, or the one that `which` names (a step, or a checkpoint folder of any run); nothing if the run has none.
+  // The newest complete checkpoint, or the one that `which` names (a step, or a checkpoint folder of any
+  // run); nothing if the run has none.
   struct Found {
     std::filesystem::path path;
     TrainState state;
     std::string config_yaml;
   };
   std::optional<Found> find(const std::string& which) const;
-  // Reads all tensors of the checkpoint that find() returned, verified; optim null: the weights only.
-  void load(const Found& found, ParamStore& store, AdamW* optim) const;
+  // Reads all tensors of the checkpoint that find() returned, verified.
+  void load(const Found& found, ParamStore& store, AdamW& optim);
 
-  // Complete and verified under its final name when this returns; then retention by `keep`. Throws kIo and leaves no trace where it cannot.
-  std::filesystem::path save(const TrainState& state, const ParamStore& store, AdamW& optim, const std::string& config_yaml,
-                             const config::CheckpointConfig& keep);
+  // Complete and verified under its final name when this returns; then retention by `keep`. Throws kIo and
+  // leaves no trace where it cannot.
+  std::filesystem::path save(const TrainState& state, const ParamStore& store, AdamW& optim,
+                             const std::string& config_yaml, const config::CheckpointConfig& keep);
 
  private:
   struct Impl;
@@ -56,7 +62,8 @@ class Weights {
   const std::filesystem::path& path() const;
   const std::string& config_yaml() const;
   int64_t step() const;
-  void load(ParamStore& store) const;  // every tensor must be there, with its shape; other dtypes are converted
+  void load(
+      ParamStore& store) const;  // every tensor must be there, with its shape and dtype
 
  private:
   struct Impl;

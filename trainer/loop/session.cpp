@@ -12,11 +12,13 @@ Session make_session(config::RunConfig config, DeviceType type) {
   if (s.config.precision == "bf16") {
     if (!bf16_matmul_available())
       fail(ExitCode::kUnavailable, "CPU-03",
-           "precision: bf16 needs a processor with AVX512-BF16 or AMX and a build with oneDNN; use precision: fp32");
+           "precision: bf16 needs a processor with AVX512-BF16 or AMX and a build with oneDNN; use "
+           "precision: fp32");
     s.device->matmul_precision = MatmulPrecision::kBf16;
   }
   s.model = make_model(*s.config.model);
-  s.store = std::make_unique<ParamStore>(s.model->parameters.all(), s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device);
+  s.store = std::make_unique<ParamStore>(s.model->parameters.all(),
+                                         s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device);
   return s;
 }
 

@@ -15,18 +15,20 @@ struct Session {
   std::unique_ptr<Device> device;  // before what lives on it
   std::unique_ptr<Model> model;
   std::unique_ptr<ParamStore> store;
-  int64_t step = 0;                      // of the checkpoint the weights are from; 0: none
-  std::filesystem::path checkpoint;      // empty: none
+  int64_t step = 0;                  // of the checkpoint the weights are from; 0: none
+  std::filesystem::path checkpoint;  // empty: none
 };
 
-// A model by its configuration, weights zero. type kMeta: shapes and memory plans only. Throws kUnavailable for precision bf16 on a
-// processor or build without it.
+// A model by its configuration, weights zero. type kMeta: shapes and memory plans only. Throws kUnavailable
+// for precision bf16 on a processor or build without it.
 Session make_session(config::RunConfig config, DeviceType type = DeviceType::kCpu);
 
-// The weights of a run: of its newest whole checkpoint, or of a checkpoint folder that is named. threads 0: all cores.
+// The weights of a run: of its newest whole checkpoint, or of a checkpoint folder that is named. threads 0:
+// all cores.
 Session load_session(const std::filesystem::path& run_or_checkpoint, int64_t threads = 0);
 
-// Parameters that take part in matrix products, and FLOPs per token of a training step: 6 x these + 3 x the sequence mixers (docs/performance.md).
+// Parameters that take part in matrix products, and FLOPs per token of a training step: 6 x these + 3 x the
+// sequence mixers (docs/performance.md).
 double train_flops_per_token(Model& model);
 
 }  // namespace rookery::loop

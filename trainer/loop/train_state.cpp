@@ -8,7 +8,9 @@ namespace rookery::loop {
 namespace {
 
 // JSON has no infinity and no NaN: null stands for "not known".
-nlohmann::json number(double value) { return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(); }
+nlohmann::json number(double value) {
+  return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json();
+}
 
 }  // namespace
 
@@ -34,10 +36,13 @@ TrainState TrainState::from_json(const nlohmann::json& json) {
     state.seed = json.at("seed").get<int64_t>();
     state.skipped = json.at("skipped").get<int64_t>();
     state.skipped_in_a_row = json.at("skipped_in_a_row").get<int64_t>();
-    if (!json.at("best_validation").is_null()) state.best_validation = json.at("best_validation").get<double>();
-    if (!json.at("last_validation").is_null()) state.last_validation = json.at("last_validation").get<double>();
+    if (!json.at("best_validation").is_null())
+      state.best_validation = json.at("best_validation").get<double>();
+    if (!json.at("last_validation").is_null())
+      state.last_validation = json.at("last_validation").get<double>();
   } catch (const nlohmann::json::exception& error) {
-    fail(ExitCode::kData, "CKPT-120", "the training state of the checkpoint is not readable: ", std::string(error.what()));
+    fail(ExitCode::kData, "CKPT-120",
+         "the training state of the checkpoint is not readable: ", std::string(error.what()));
   }
   return state;
 }

@@ -1,4 +1,5 @@
-// train_state.h: all that a resume needs beside the tensors. The order of the data follows from the number of samples.
+// train_state.h: all that a resume needs beside the tensors. The order of the data follows from the number of
+// samples.
 #pragma once
 
 #include <cstdint>

@@ -11,10 +11,12 @@
 namespace rookery::loop {
 namespace {
 
-constexpr int kMaxFailedSaves = 3;           // then the run ends with kIo; the last good checkpoint stays
-constexpr int64_t kMaxSkippedInARow = 10;    // non-finite steps, then kNumerics
+constexpr int kMaxFailedSaves = 3;         // then the run ends with kIo; the last good checkpoint stays
+constexpr int64_t kMaxSkippedInARow = 10;  // non-finite steps, then kNumerics
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 std::string mib(double bytes) { return fixed(bytes / (1 << 20), 1) + " MiB"; }
 
@@ -104,9 +106,9 @@ ExitCode Trainer::run() {
     log_->step(m);
     if (state_.step - first_step == 1) explain_memory();
     if (!report.applied) {
-      log_->warning(str("step ", state_.step, ": loss ", report.loss, ", gradient norm ", report.update.grad_norm,
-                        ": not finite; the step was not applied. Samples ", state_.samples - c.recipe->global_batch_size, " to ",
-                        state_.samples - 1));
+      log_->warning(str("step ", state_.step, ": loss ", report.loss, ", gradient norm ",
+                        report.update.grad_norm, ": not finite; the step was not applied. Samples ",
+                        state_.samples - c.recipe->global_batch_size, " to ", state_.samples - 1));
       if (state_.skipped_in_a_row >= kMaxSkippedInARow)
         fail(ExitCode::kNumerics, "TRAIN-03", folder_.path().string(), ": ", state_.skipped_in_a_row,
              " steps in a row were not finite, the last one is step ", state_.step,
@@ -120,7 +122,8 @@ ExitCode Trainer::run() {
                      (when.every_minutes > 0 && now() - last_save_at_ > when.every_minutes * 60);
     if (due || request.save || request.stop || state_.step == total) save();
     if (request.stop && state_.step < total) {
-      log_->info(str("stopped by ", request.reason, " after step ", state_.step, " of ", total, "; start again to go on"));
+      log_->info(str("stopped by ", request.reason, " after step ", state_.step, " of ", total,
+                     "; start again to go on"));
       return request.code;
     }
   }
@@ -128,7 +131,8 @@ ExitCode Trainer::run() {
   return ExitCode::kOk;
 }
 
-// Mean loss per token over the windows of each validation set, from the first on: the same windows every time.
+// Mean loss per token over the windows of each validation set, from the first on: the same windows every
+// time.
 void Trainer::evaluate() {
   const config::RunConfig& c = session_.config;
   const int64_t T = c.data.seq_len, rows = c.recipe->micro_batch_size;
@@ -137,7 +141,8 @@ void Trainer::evaluate() {
   for (const auto& [name, set] : validation_) {
     const double start = now();
     const int64_t all = (set->num_tokens() - 1) / T;
-    const int64_t windows = c.eval.max_tokens > 0 ? std::min(all, std::max<int64_t>(1, c.eval.max_tokens / T)) : all;
+    const int64_t windows =
+        c.eval.max_tokens > 0 ? std::min(all, std::max<int64_t>(1, c.eval.max_tokens / T)) : all;
     eval::Score score;
     for (int64_t first = 0; first < windows; first += rows) {
       const int64_t count = std::min(rows, windows - first);
@@ -154,7 +159,8 @@ void Trainer::evaluate() {
     m.set = name;
     m.loss = score.nats / static_cast<double>(score.tokens);
     if (set->info().text_bytes > 0)
-      m.bits_per_byte = m.loss / std::log(2.0) * static_cast<double>(set->num_tokens()) / static_cast<double>(set->info().text_bytes);
+      m.bits_per_byte = m.loss / std::log(2.0) * static_cast<double>(set->num_tokens()) /
+                        static_cast<double>(set->info().text_bytes);
     m.seconds = now() - start;
     log_->evaluation(m);
     sum += m.loss;
@@ -170,14 +176,16 @@ void Trainer::save() {
   loader_->check_unchanged();
   log_->sync();
   try {
-    const auto where = folder_.save(state_, *session_.store, optim_, config::resolved_yaml(session_.config), session_.config.checkpoint);
+    const auto where = folder_.save(state_, *session_.store, optim_, config::resolved_yaml(session_.config),
+                                    session_.config.checkpoint);
     log_->checkpoint(state_.step, now() - start, where.string());
     failed_saves_ = 0;
   } catch (const Error& error) {
     // A full disk now may be free at the next save; what is on disk stays good.
     if (error.code() != ExitCode::kIo && error.code() != ExitCode::kCannotCreate) throw;
     if (++failed_saves_ >= kMaxFailedSaves || state_.step >= session_.config.total_steps()) throw;
-    log_->warning(str("saving failed (", failed_saves_, " of ", kMaxFailedSaves, "), training goes on: ", error.what()));
+    log_->warning(str("saving failed (", failed_saves_, " of ", kMaxFailedSaves,
+                      "), training goes on: ", error.what()));
   }
   last_save_at_ = now();
   longest_save_s_ = std::max(longest_save_s_, last_save_at_ - start);
@@ -186,12 +194,13 @@ void Trainer::save() {
 void Trainer::explain_memory() {
   const Arena::Plan* plan = session_.device->arena().plan("train");
   if (plan == nullptr) return;
-  const double elements = static_cast<double>(session_.store->num_elements()) * static_cast<double>(dtype_size(session_.store->dtype()));
+  const double elements = static_cast<double>(session_.store->num_elements()) *
+                          static_cast<double>(dtype_size(session_.store->dtype()));
   const auto slab = static_cast<double>(plan->slab_bytes);
   log_->info(str("memory: parameters ", mib(elements), " + gradients ", mib(elements), " + moments ",
                  mib(2 * elements), " + activations ", mib(slab), " (", plan->requests,
-                 " blocks packed; live at once at most ", mib(static_cast<double>(plan->peak_bytes)), ") = ",
-                 mib(4 * elements + slab)));
+                 " blocks packed; live at once at most ", mib(static_cast<double>(plan->peak_bytes)),
+                 ") = ", mib(4 * elements + slab)));
 }
 
 Schedule make_schedule(const config::RunConfig& c) {
@@ -216,7 +225,8 @@ AdamwConfig make_adamw_config(const config::RunConfig& c) {
 std::unique_ptr<data::Loader> make_loader(const config::RunConfig& c, int64_t vocab_size) {
   std::vector<data::LoaderSource> sources;
   for (const auto& source : c.data.sources)
-    sources.push_back({data::open_token_set(source.path, data::TokenView::kFlat), source.weight, source.name});
+    sources.push_back(
+        {data::open_token_set(source.path, data::TokenView::kFlat), source.weight, source.name});
   data::LoaderOptions options;
   options.sampling.seq_len = c.data.seq_len;
   options.sampling.sampling = data::sampling_from_string(c.data.sampling);
@@ -241,27 +251,33 @@ Trainer::Trainer(config::LoadedRun run, TrainOptions options, Console& console)
     validation_.emplace_back(set.name, data::open_token_set(set.path));
     if (validation_.back().second->num_tokens() < c.data.seq_len + 1)
       fail(ExitCode::kData, "DATA-07", set.path.string(), ": validation set '", set.name, "' holds ",
-           validation_.back().second->num_tokens(), " tokens, a window needs ", c.data.seq_len + 1, ". Use a larger set or a smaller data.seq_len");
+           validation_.back().second->num_tokens(), " tokens, a window needs ", c.data.seq_len + 1,
+           ". Use a larger set or a smaller data.seq_len");
   }
 
   if (options_.fresh && folder_.has_checkpoints() && !options_.force)
     fail(ExitCode::kCannotCreate, "TRAIN-01", folder_.path().string(),
-         ": holds a run, and --fresh would begin another in its place. Choose another run_dir, or add --force to remove its checkpoints");
+         ": holds a run, and --fresh would begin another in its place. Choose another run_dir, or add "
+         "--force to remove its checkpoints");
   if (options_.fresh) folder_.remove_checkpoints();
+  folder_.check_space(*session_.store);
   const auto found = folder_.find(options_.resume_from);
   if (found) {
-    const auto changes = config::resume_changes(config::parse_run(found->config_yaml, found->path.string()), c);
+    const auto changes =
+        config::resume_changes(config::parse_run(found->config_yaml, found->path.string()), c);
     if (!changes.stop.empty() && !options_.accept_data_change) {
       std::string list;
       for (const auto& d : changes.stop) list += str("\n  ", d.path, ": saved ", d.left, ", now ", d.right);
-      fail(ExitCode::kConfig, "TRAIN-02", found->path.string(), ": this run has another architecture, data or precision:", list,
+      fail(ExitCode::kConfig, "TRAIN-02", found->path.string(),
+           ": this run has another architecture, data or precision:", list,
            "\nUse another run_dir, or --accept-data-change if the model still fits");
     }
-    folder_.load(*found, *session_.store, &optim_);
+    folder_.load(*found, *session_.store, optim_);
     state_ = found->state;
-    console_.line(str("resuming ", folder_.path().string(), " at step ", state_.step, " (tokens ", human_count(static_cast<double>(state_.tokens)), ") from ",
-                      found->path.string()));
-    for (const auto& d : changes.note) console_.line(str("changed since it was saved: ", d.path, " was ", d.left, ", is ", d.right));
+    console_.line(str("resuming ", folder_.path().string(), " at step ", state_.step, " (tokens ",
+                      human_count(static_cast<double>(state_.tokens)), ") from ", found->path.string()));
+    for (const auto& d : changes.note)
+      console_.line(str("changed since it was saved: ", d.path, " was ", d.left, ", is ", d.right));
   } else {
     session_.model->parameters.initialize(static_cast<uint64_t>(c.seed));
     state_.seed = c.seed;
@@ -291,15 +307,20 @@ void Trainer::start_log() {
 
   int64_t embedding = 0;
   if (const Parameter* emb = session_.model->parameters.find("emb.weight")) embedding = emb->global.numel();
-  log_->info(str(c.name, ": ", c.model.name(), ", ", human_count(static_cast<double>(session_.store->num_elements())), " parameters (",
-                 human_count(static_cast<double>(session_.store->num_elements() - embedding)), " without the embedding), ", c.precision, ", ",
-                 session_.device->pool().num_threads(), " threads, ", session_.device->isa()));
+  log_->info(str(c.name, ": ", c.model.name(), ", ",
+                 human_count(static_cast<double>(session_.store->num_elements())), " parameters (",
+                 human_count(static_cast<double>(session_.store->num_elements() - embedding)),
+                 " without the embedding), ", c.precision, ", ", session_.device->pool().num_threads(),
+                 " threads, ", session_.device->isa()));
   for (size_t i = 0; i < loader_->sources().size(); ++i) {
     const auto& source = loader_->sources()[i];
     const int64_t samples = loader_->samples_by_source(c.total_steps() * c.recipe->global_batch_size)[i];
-    log_->info(str("data ", source.name.empty() ? source.set->path().string() : source.name, ": ",
-                   human_count(static_cast<double>(source.set->num_tokens())), " tokens, ", source.set->num_docs(), " documents, ",
-                   fixed(static_cast<double>(samples) / static_cast<double>(loader_->samples_per_epoch(i)), 2), " epochs in this run"));
+    log_->info(
+        str("data ", source.name.empty() ? source.set->path().string() : source.name, ": ",
+            human_count(static_cast<double>(source.set->num_tokens())), " tokens, ", source.set->num_docs(),
+            " documents, ",
+            fixed(static_cast<double>(samples) / static_cast<double>(loader_->samples_per_epoch(i)), 2),
+            " epochs in this run"));
   }
   for (const std::string& warning : loader_->warnings()) log_->warning(warning);
   log_->text(state_.step, "run/config", "```yaml\n" + config::resolved_yaml(c) + "\n```");

@@ -1,5 +1,5 @@
-// trainer.h: the training loop. step() is the index of the system: data, forward and backward, update. What a run leaves on disk:
-// metrics.h (logs) and checkpointing.h.
+// trainer.h: the training loop. step() is the index of the system: data, forward and backward, update. What a
+// run leaves on disk: metrics.h (logs) and checkpointing.h.
 #pragma once
 
 #include <memory>
@@ -22,12 +22,12 @@
 namespace rookery::loop {
 
 struct TrainOptions {
-  bool fresh = false;                      // begin anew: refuses a folder that holds a run, unless force
+  bool fresh = false;  // begin anew: refuses a folder that holds a run, unless force
   bool force = false;
-  std::string resume_from;                 // a step of this run, or a checkpoint folder; empty: the newest
-  bool accept_data_change = false;         // go on although data, tokenizer or architecture keys differ
-  double max_seconds = 0;                  // save and leave with kStopped before so much time has passed; 0: no limit
-  std::vector<std::string> command_line;   // for env.json, as are
+  std::string resume_from;          // a step of this run, or a checkpoint folder; empty: the newest
+  bool accept_data_change = false;  // go on although data, tokenizer or architecture keys differ
+  double max_seconds = 0;  // save and leave with kStopped before so much time has passed; 0: no limit
+  std::vector<std::string> command_line;                      // for env.json, as are
   std::vector<std::pair<std::string, std::string>> versions;  // name and version of the program's parts
 };
 

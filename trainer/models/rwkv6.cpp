@@ -196,18 +196,25 @@ void Rwkv6Config::fields(config::Visitor& v) {
   v("hidden_size", hidden_size, "width of the residual stream").between(1, 1 << 17);
   v("head_size", head_size, "channels of one head; 64 in all published models").between(1, 256);
   v("num_heads", num_heads, "heads of the time mixing; 0: hidden_size / head_size").between(0, 1 << 14);
-  v("ffn_size", ffn_size, "width of the channel mixing; 0: 3.5 hidden_size, down to a multiple of 32").between(0, 1 << 20);
-  v("vocab_size", vocab_size, "rows of the embedding and the head; above every token id").between(2, 1 << 24).required();
-  v("mix_rank", mix_rank, "rank of the data-dependent token shift; 0: 32, or 64 from hidden_size 4096 on").between(0, 1 << 14);
-  v("decay_rank", decay_rank, "rank of the data-dependent decay; 0: 64, or 128 from hidden_size 4096 on").between(0, 1 << 14);
-  v("ffn_mix_power", ffn_mix_power, "initial token shift of the channel mixing: 3 as the current trainer, 1 as the papers")
+  v("ffn_size", ffn_size, "width of the channel mixing; 0: 3.5 hidden_size, down to a multiple of 32")
+      .between(0, 1 << 20);
+  v("vocab_size", vocab_size, "rows of the embedding and the head; above every token id")
+      .between(2, 1 << 24)
+      .required();
+  v("mix_rank", mix_rank, "rank of the data-dependent token shift; 0: 32, or 64 from hidden_size 4096 on")
+      .between(0, 1 << 14);
+  v("decay_rank", decay_rank, "rank of the data-dependent decay; 0: 64, or 128 from hidden_size 4096 on")
+      .between(0, 1 << 14);
+  v("ffn_mix_power", ffn_mix_power,
+    "initial token shift of the channel mixing: 3 as the current trainer, 1 as the papers")
       .between(1, 3);
 }
 
 void Rwkv6Config::check(std::vector<config::Finding>& findings) const {
   if (num_heads == 0 && hidden_size % head_size != 0)
-    findings.push_back({"model.hidden_size", str("hidden_size ", hidden_size, " is not a multiple of head_size ", head_size,
-                                                 "; choose one that is, or set num_heads")});
+    findings.push_back(
+        {"model.hidden_size", str("hidden_size ", hidden_size, " is not a multiple of head_size ", head_size,
+                                  "; choose one that is, or set num_heads")});
 }
 
 Rwkv6Config Rwkv6Config::resolved() const {

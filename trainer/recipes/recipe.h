@@ -20,8 +20,10 @@ DeviceBatch to_device(const data::Batch& batch, Device& device);
 class Recipe {
  public:
   virtual ~Recipe() = default;
-  // count: targets of the whole global batch, by which the loss is divided; accum_steps: micro-batches of a step.
-  virtual ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count, int64_t accum_steps) = 0;
+  // count: targets of the whole global batch, by which the loss is divided; accum_steps: micro-batches of a
+  // step.
+  virtual ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
+                            int64_t accum_steps) = 0;
 };
 
 void register_recipes();  // makes their keys known to the configuration

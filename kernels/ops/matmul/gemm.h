@@ -30,4 +30,7 @@ void parallel_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<floa
 void parallel_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<double> a, Operand<double> b,
                    double beta, double* c, int64_t ldc);
 
+// Can this build and processor multiply in bf16 faster than in fp32 (MatmulPrecision::kBf16)?
+bool bf16_matmul_available();
+
 }  // namespace rookery

@@ -1,0 +1,163 @@
+// train.cpp: `rookery train CONFIG... [key=value...]`.
+#include <cstdio>
+#include <cmath>
+
+#include "data/tokenizer/tokenizer.h"
+#include "trainer/cli/commands.h"
+#include "trainer/cli/version.h"
+#include "trainer/loop/human.h"
+#include "trainer/loop/trainer.h"
+
+namespace rookery::cli {
+namespace {
+
+using loop::fixed;
+using loop::human_count;
+
+std::string mib(double bytes) { return fixed(bytes / (1 << 20), 1) + " MiB"; }
+
+void print(const std::string& line) { std::printf("%s\n", line.c_str()); }
+
+// Parameters by the part of the model that they belong to: "blocks.att", "blocks.ffn", "emb", ...
+std::vector<std::pair<std::string, int64_t>> parameters_by_module(Model& model) {
+  std::vector<std::pair<std::string, int64_t>> modules;
+  for (const Parameter* p : model.parameters.all()) {
+    std::string name = p->name.substr(0, p->name.find('.'));
+    if (name == "blocks") {
+      const size_t module = p->name.find('.', 7) + 1;
+      name = "blocks." + p->name.substr(module, p->name.find('.', module) - module);
+    }
+    auto it = std::find_if(modules.begin(), modules.end(), [&](const auto& m) { return m.first == name; });
+    if (it == modules.end()) it = modules.insert(modules.end(), {name, 0});
+    it->second += p->global.numel();
+  }
+  return modules;
+}
+
+// The plan of a run: everything is opened and checked, one step runs on the meta device, nothing is written.
+void dry_run(const config::LoadedRun& run) {
+  const config::RunConfig& c = run.config;
+  loop::Session session = loop::make_session(config::parse_run(config::resolved_yaml(c), "the configuration"), DeviceType::kMeta);
+  const auto loader = loop::make_loader(c, session.model->vocab_size());
+  const auto recipe = make_recipe(*c.recipe);
+  const int64_t rows = c.recipe->micro_batch_size, accum = c.grad_accum_steps(1);
+
+  print(str("run ", c.name, " in ", c.run_dir.string()));
+  print("\nparameters");
+  const int64_t total = session.store->num_elements();
+  for (const auto& [name, count] : parameters_by_module(*session.model))
+    print(str("  ", name, std::string(name.size() < 16 ? 16 - name.size() : 1, ' '), count));
+  print(str("  total           ", total));
+
+  session.device->arena().begin_step("train");
+  for (int64_t i = 0; i < accum; ++i) {
+    const DeviceBatch batch = to_device(loader->read(i * rows, rows), *session.device);
+    Tape tape;
+    nn::SeqContext seq;
+    nn::Context cx{&tape, seq};
+    tape.backward(recipe->loss(*session.model, batch, cx, c.tokens_per_step(), accum).loss);
+  }
+  session.device->arena().end_step();
+  const double one = static_cast<double>(total) * static_cast<double>(dtype_size(session.store->dtype()));
+  const auto slab = static_cast<double>(session.device->arena().plan("train")->slab_bytes);
+  print("\nmemory");
+  print(str("  parameters      ", mib(one)));
+  print(str("  gradients       ", mib(one)));
+  print(str("  moments         ", mib(2 * one)));
+  print(str("  activations     ", mib(slab)));
+  print(str("  total           ", mib(4 * one + slab)));
+
+  print("\nbatch");
+  print(str("  micro_batch_size ", rows, " x grad_accum_steps ", accum, " = global_batch_size ", c.recipe->global_batch_size, " sequences"));
+  print(str("  x seq_len ", c.data.seq_len, " = ", c.tokens_per_step(), " tokens a step; ", c.total_steps(), " steps = ",
+            human_count(static_cast<double>(c.total_steps() * c.tokens_per_step())), " tokens"));
+  for (size_t i = 0; i < loader->sources().size(); ++i)
+    print(str("  source ", loader->sources()[i].set->path().string(), ": ",
+              fixed(static_cast<double>(loader->samples_by_source(c.total_steps() * c.recipe->global_batch_size)[i]) /
+                        static_cast<double>(loader->samples_per_epoch(i)),
+                    2),
+              " epochs"));
+
+  print("\nlearning rate");
+  const Schedule schedule = loop::make_schedule(c);
+  const int64_t last = c.total_steps() - 1;
+  for (const auto& [label, step] : {std::pair<const char*, int64_t>{"first", 0},
+                                    {"warm-up done", std::min(last, c.optim.warmup_steps)},
+                                    {"10 %", last / 10},
+                                    {"50 %", last / 2},
+                                    {"last", last}})
+    print(str("  step ", step, " (", label, "): ", loop::scientific(schedule.at(step), 3)));
+
+  print("\ncheckpoints");
+  print(str("  ", mib(3 * one), " each, at most ", c.checkpoint.keep_last + c.checkpoint.keep_best, " beside the milestones"));
+
+  if (!c.data.tokenizer.empty()) {
+    const auto tokenizer = data::load_tokenizer(c.data.tokenizer);
+    print("\nfirst samples");
+    for (int64_t i = 0; i < 3; ++i) {
+      const data::Batch batch = loader->read(i, 1);
+      std::string text = tokenizer->decode(batch.x);
+      print(str("  ", i, ": ", loop::printable(text.substr(0, 70)), text.size() > 70 ? " ..." : ""));
+    }
+  }
+}
+
+int run(const Arguments& a) {
+  std::vector<std::filesystem::path> files(a.positional().begin(), a.positional().end());
+  for (const std::string& file : a.texts("config")) files.emplace_back(file);
+  if (files.empty()) fail(ExitCode::kUsage, "CLI-04", "rookery train: no configuration file. Example: rookery train configs/quickstart.yaml");
+  config::LoadedRun loaded = config::load_run(files, a.overrides());
+  if (a.flag("dry-run")) {
+    dry_run(loaded);
+    return 0;
+  }
+  loop::TrainOptions options;
+  options.fresh = a.flag("fresh");
+  options.force = a.flag("force");
+  options.resume_from = a.maybe("resume-from").value_or("");
+  options.accept_data_change = a.flag("accept-data-change");
+  if (const auto limit = a.maybe("max-time")) {
+    std::string why;
+    const auto seconds = config::parse_number(*limit, config::Unit::kSeconds, why);
+    if (!seconds || *seconds <= 0) fail(ExitCode::kUsage, "CLI-05", "--max-time ", *limit, ": expected a duration such as 3h55m");
+    options.max_seconds = *seconds;
+  }
+  options.command_line = {a.command()};
+  for (const auto& word : a.positional()) options.command_line.push_back(word);
+  for (const auto& word : a.overrides()) options.command_line.push_back(word);
+  options.versions = component_versions();
+  loop::Console::Style style = loop::Console::detect();
+  style.color = a.color(2);
+  loop::Console console(style);
+  loop::Trainer trainer(std::move(loaded), options, console);
+  return static_cast<int>(trainer.run());
+}
+
+}  // namespace
+
+Command train_command() {
+  Command c;
+  c.name = "train";
+  c.summary = "train a model, or go on where its run stopped";
+  c.details =
+      "Reads one or more YAML files (later ones win) and overrides, trains to the end of the schedule and leaves checkpoints and logs in "
+      "run_dir. A run folder that holds checkpoints is resumed from the newest whole one, bit for bit. SIGTERM, SIGUSR1, Ctrl-C and a "
+      "file RUN/STOP save and leave; RUN/SAVE saves.";
+  c.positional = "CONFIG... [key=value...]";
+  c.most_positional = Command::kAny;
+  c.takes_overrides = true;
+  c.options = {{"dry-run", "", "print the plan (parameters, memory, batch, schedule, samples) and exit"},
+               {"max-time", "TIME", "save and exit with 75 before this much time has passed, e.g. 3h55m"},
+               {"resume-from", "STEP|FOLDER", "go on from this checkpoint instead of the newest"},
+               {"fresh", "", "begin anew; refuses a folder that holds a run"},
+               {"force", "", "with --fresh: remove the checkpoints that are there"},
+               {"accept-data-change", "", "resume although data, precision or model keys differ"},
+               {"config", "FILE", "one more configuration file", "", true, 'c'}};
+  c.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "one value changed"}};
+  c.exit_codes = {ExitCode::kData,    ExitCode::kNoInput,  ExitCode::kUnavailable, ExitCode::kCannotCreate,
+                  ExitCode::kStopped, ExitCode::kConfig, ExitCode::kNumerics,    ExitCode::kInterrupted};
+  c.run = run;
+  return c;
+}
+
+}  // namespace rookery::cli

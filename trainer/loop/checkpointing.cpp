@@ -1,0 +1,154 @@
+#include "trainer/loop/checkpointing.h"
+
+#include <unistd.h>
+
+#include <charconv>
+#include <cmath>
+
+#include "kernels/base/io.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/run_lock.h"
+#include "trainer/loop/human.h"
+
+namespace rookery::loop {
+namespace fs = std::filesystem;
+namespace {
+
+checkpoint::Piece whole(const std::string& group, const Parameter& p, const Tensor& bucket, ParamStore::Range range) {
+  checkpoint::Piece piece;
+  piece.group = group;
+  piece.name = p.name;
+  piece.dtype = to_string(bucket.dtype());
+  for (const int64_t d : p.global) piece.global_shape.push_back(static_cast<uint64_t>(d));
+  piece.offset.assign(piece.global_shape.size(), 0);
+  piece.extent = piece.global_shape;
+  const size_t size = dtype_size(bucket.dtype());
+  piece.bytes = {bucket.raw() + static_cast<size_t>(range.begin) * size, static_cast<size_t>(range.end - range.begin) * size};
+  return piece;
+}
+
+// What this rank owns: at level 0 all of every tensor.
+std::vector<checkpoint::Piece> pieces_of(const ParamStore& store, AdamW* optim) {
+  std::vector<checkpoint::Piece> pieces;
+  for (size_t i = 0; i < store.parameters().size(); ++i) {
+    const Parameter& p = *store.parameters()[i];
+    pieces.push_back(whole("param", p, store.masters(), store.range(i)));
+    if (optim == nullptr) continue;
+    for (const auto& [group, bucket] : {std::pair{"opt/m", optim->m()}, {"opt/v", optim->v()}}) {
+      pieces.push_back(whole(group, p, bucket, store.range(i)));
+      for (const OptimSegment& s : optim->segments(i)) pieces.back().segments.push_back({s.axis, s.begin, s.end, s.steps});
+    }
+  }
+  return pieces;
+}
+
+fs::path checkpoint_named(const fs::path& run_dir, const std::string& which) {
+  int64_t step = 0;
+  const auto [end, error] = std::from_chars(which.data(), which.data() + which.size(), step);
+  const bool number = error == std::errc() && end == which.data() + which.size();
+  return number ? checkpoint::folder_of(run_dir, step) : fs::path(which);
+}
+
+}  // namespace
+
+struct RunFolder::Impl {
+  checkpoint::RunLock lock;
+  checkpoint::Warn warn;
+  std::optional<int64_t> loaded_step;  // never removed by retention
+};
+
+RunFolder::RunFolder(fs::path run_dir, Say say) : path_(std::move(run_dir)) {
+  const checkpoint::Warn warn = [say](const std::string& text) { say("warning: " + text); };
+  impl_ = std::make_unique<Impl>(Impl{checkpoint::RunLock(path_, warn), warn, {}});
+  checkpoint::clean_leftovers(path_, warn);
+}
+RunFolder::~RunFolder() = default;
+RunFolder::RunFolder(RunFolder&&) noexcept = default;
+
+bool RunFolder::has_checkpoints() const { return !checkpoint::list_steps(path_).empty(); }
+
+void RunFolder::remove_checkpoints() {
+  for (const int64_t step : checkpoint::list_steps(path_)) {
+    // As in retention: without its manifest what is left of a checkpoint is known to be none.
+    const fs::path folder = checkpoint::folder_of(path_, step);
+    if (fs::exists(folder / "manifest.json")) io::remove(folder / "manifest.json", "ckpt.retire");
+    io::remove_all(folder, "ckpt.retire");
+  }
+}
+
+void RunFolder::check_space(const ParamStore& store) const {
+  const auto masters = static_cast<uint64_t>(store.num_elements()) * dtype_size(store.dtype());
+  checkpoint::check_writable(path_, 3 * masters, impl_->warn);
+}
+
+std::optional<RunFolder::Found> RunFolder::find(const std::string& which) const {
+  std::optional<checkpoint::Checkpoint> found;
+  if (which.empty()) {
+    found = checkpoint::Checkpoint::open_newest(path_, impl_->warn);
+  } else {
+    found = checkpoint::Checkpoint::open(checkpoint_named(path_, which), impl_->warn);
+  }
+  if (!found) return std::nullopt;
+  const checkpoint::Manifest& m = found->manifest();
+  return Found{found->folder(), TrainState::from_json(m.state), m.config};
+}
+
+void RunFolder::load(const Found& found, ParamStore& store, AdamW& optim) {
+  const auto saved = checkpoint::Checkpoint::open(found.path, impl_->warn);
+  auto pieces = pieces_of(store, &optim);
+  saved.read(pieces);
+  for (size_t i = 0, next = 0; i < store.parameters().size(); ++i, next += 3) {
+    auto& segments = optim.segments(i);
+    segments.clear();
+    for (const checkpoint::Segment& s : pieces[next + 1].segments) segments.push_back({s.axis, s.begin, s.end, s.steps});
+  }
+  impl_->loaded_step = saved.manifest().step;
+}
+
+fs::path RunFolder::save(const TrainState& state, const ParamStore& store, AdamW& optim, const std::string& config_yaml,
+                         const config::CheckpointConfig& keep) {
+  const auto pieces = pieces_of(store, &optim);
+  checkpoint::SaveRequest request;
+  request.step = state.step;
+  request.run_id = state.run_id;
+  request.pieces = pieces;
+  request.state = state.to_json();
+  request.config = config_yaml;
+  if (std::isfinite(state.last_validation)) request.metric = state.last_validation;
+  const auto report = checkpoint::save(path_, request);
+  checkpoint::retire(path_, {keep.keep_last, keep.keep_every, keep.keep_best}, impl_->loaded_step);
+  return report.folder;
+}
+
+struct Weights::Impl {
+  checkpoint::Checkpoint checkpoint;
+};
+
+Weights::Weights(const fs::path& path) {
+  const checkpoint::Warn ignore;
+  if (!fs::exists(path / "checkpoints")) {
+    impl_ = std::make_unique<Impl>(Impl{checkpoint::Checkpoint::open(path, ignore)});
+    return;
+  }
+  auto newest = checkpoint::Checkpoint::open_newest(path, ignore);
+  if (!newest)
+    fail(ExitCode::kNoInput, "CKPT-19", path.string(), ": the run has no checkpoint yet. Wait for its first save, or name a checkpoint folder");
+  impl_ = std::make_unique<Impl>(Impl{std::move(*newest)});
+}
+Weights::~Weights() = default;
+const fs::path& Weights::path() const { return impl_->checkpoint.folder(); }
+const std::string& Weights::config_yaml() const { return impl_->checkpoint.manifest().config; }
+int64_t Weights::step() const { return impl_->checkpoint.manifest().step; }
+
+void Weights::load(ParamStore& store) const {
+  auto pieces = pieces_of(store, nullptr);
+  impl_->checkpoint.read(pieces);
+}
+
+std::string new_run_id() {
+  std::string id = utc_time(unix_now());
+  std::erase_if(id, [](char ch) { return ch == '-' || ch == ':' || ch == '.'; });
+  return str(id, "-", getpid());
+}
+
+}  // namespace rookery::loop
