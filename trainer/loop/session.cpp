@@ -1,5 +1,7 @@
 #include "trainer/loop/session.h"
 
+#include "kernels/ops/matmul/gemm.h"
+
 #include "trainer/loop/checkpointing.h"
 #include "trainer/models/registry.h"
 

@@ -78,4 +78,6 @@ void parallel_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<doub
   split_gemm(device, m, n, k, a, b, beta, c, ldc);
 }
 
+bool bf16_matmul_available() { return false; }
+
 }  // namespace rookery

@@ -1,0 +1,236 @@
+// bench_step.cpp: `rookery bench step`: a training step beside its own matrix products, run by the same BLAS in the same process.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "kernels/base/rng.h"
+#include "kernels/ops/cross_entropy/cross_entropy.h"
+#include "kernels/ops/matmul/gemm.h"
+#include "trainer/cli/commands.h"
+#include "trainer/loop/human.h"
+#include "trainer/loop/session.h"
+#include "trainer/models/registry.h"
+#include "trainer/models/rwkv6.h"
+#include "trainer/optim/adamw.h"
+
+namespace rookery::cli {
+namespace {
+
+using loop::fixed;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+// One weight [n, k] that multiplies all tokens, `count` times.
+struct Product {
+  int64_t n, k, count;
+  bool head;  // multiplied in blocks of rows by the loss
+};
+
+// The matrices of a model with equal shapes joined. A [5, R, C] stack is five matrices.
+std::vector<Product> products_of(Model& model) {
+  std::vector<Product> products;
+  for (const Parameter* p : model.parameters.all()) {
+    const Shape& s = p->global;
+    int wide_dims = 0;
+    for (const int64_t d : s) wide_dims += d > 1;
+    if (wide_dims < 2 || p->name == "emb.weight" || p->name.find("time_faaaa") != std::string::npos) continue;
+    const int64_t stack = s.size() == 3 ? s[0] : 1;
+    const Product one{s[s.size() - 2], s.back(), stack, p == &model.head()};
+    const auto it = std::find_if(products.begin(), products.end(),
+                                 [&](const Product& q) { return q.n == one.n && q.k == one.k && q.head == one.head; });
+    if (it != products.end()) {
+      it->count += one.count;
+    } else {
+      products.push_back(one);
+    }
+  }
+  return products;
+}
+
+struct Timing {
+  double forward, backward, optim, total;
+};
+
+class Bench {
+ public:
+  Bench(loop::Session session, int64_t batch, int64_t seq_len)
+      : s_(std::move(session)), B_(batch), T_(seq_len), optim_(*s_.store, {}, [this](const Parameter& p) { return s_.model->optim_group(p); }) {
+    s_.model->parameters.initialize(1);
+    const Philox random(1, stream_of("bench"));
+    const int64_t V = s_.model->vocab_size();
+    for (int64_t i = 0; i < B_ * T_ + 1; ++i) ids_.push_back(static_cast<int32_t>(random.uniform(static_cast<uint64_t>(i)) * static_cast<double>(V)));
+  }
+
+  Timing step() {
+    Timing t{};
+    const double start = now();
+    Device& device = *s_.device;
+    device.arena().begin_step("train");
+    s_.store->begin_step();
+    {
+      const Tensor x = tensor_from(std::span<const int32_t>(ids_).first(B_ * T_), {B_, T_}, DType::kI32, device);
+      const Tensor y = tensor_from(std::span<const int32_t>(ids_).subspan(1), {B_, T_}, DType::kI32, device);
+      Tape tape;
+      nn::SeqContext seq;
+      nn::Context cx{&tape, seq};
+      const auto loss = ops::linear_cross_entropy(s_.model->hidden(cx, x), cx(s_.model->head()), y, {},
+                                                  {static_cast<double>(B_ * T_), 1e-4});
+      t.forward = now() - start;
+      tape.backward(loss.loss);
+    }
+    s_.store->finish_reduction();
+    t.backward = now() - start - t.forward;
+    optim_.step(1e-4);
+    device.arena().end_step();
+    t.total = now() - start;
+    t.optim = t.total - t.forward - t.backward;
+    return t;
+  }
+
+  // Seconds of one weight's three products: y = x W^T, dx = dy W, dW = dy^T x.
+  double products(const Product& p) {
+    Device& device = *s_.device;
+    const int64_t M = B_ * T_;
+    const int64_t rows = p.head ? std::min<int64_t>(M, std::max<int64_t>(128, (int64_t{8} << 20) / p.n / 64 * 64)) : M;
+    const Tensor x = filled({M, p.k}), w = filled({p.n, p.k}), y = filled({rows, p.n});
+    const Tensor dx = filled({M, p.k}), dw = filled({p.n, p.k});
+    const double start = now();
+    for (int64_t first = 0; first < M; first += rows) {
+      const int64_t m = std::min(rows, M - first);
+      dispatch_float(s_.store->dtype(), [&]<class T>() {
+        const Operand<T> in{x.data<T>() + first * p.k, p.k}, weight{w.data<T>(), p.k}, out{y.data<T>(), p.n};
+        parallel_gemm(device, m, p.n, p.k, in, {weight.data, p.k, true}, T(0), y.data<T>(), p.n);
+        parallel_gemm(device, m, p.k, p.n, out, weight, T(0), dx.data<T>() + first * p.k, p.k);
+        parallel_gemm(device, p.n, p.k, m, {out.data, p.n, true}, in, first == 0 ? T(0) : T(1), dw.data<T>(), p.k);
+      });
+    }
+    return now() - start;
+  }
+
+  loop::Session& session() { return s_; }
+
+ private:
+  Tensor filled(const Shape& shape) {
+    Tensor t = empty(shape, s_.store->dtype(), *s_.device);
+    dispatch_float(t.dtype(), [&]<class T>() {
+      for (int64_t i = 0; i < t.numel(); ++i) t.data<T>()[i] = T(0.01) * static_cast<T>(i % 101 - 50);
+    });
+    return t;
+  }
+  loop::Session s_;
+  int64_t B_, T_;
+  AdamW optim_;
+  std::vector<int32_t> ids_;
+};
+
+int run(const Arguments& a) {
+  config::RunConfig config;
+  config.precision = a.one_of("precision", {"fp32", "bf16", "fp64"});
+  config.threads = a.integer("threads", 0, 256);
+  config.model.select("rwkv6");
+  auto& model = dynamic_cast<Rwkv6Config&>(*config.model);
+  model.num_layers = a.integer("layers", 1, 1024);
+  model.hidden_size = a.integer("hidden", 1, 1 << 16);
+  model.vocab_size = a.integer("vocab", 2, 1 << 24);
+  const int64_t B = a.integer("batch", 1, 1 << 20), T = a.integer("seq-len", 1, 1 << 24), repeat = a.integer("repeat", 1, 1000);
+  Bench bench(loop::make_session(std::move(config)), B, T);
+
+  // Steps and products in turn, so that a change of the machine's speed meets both.
+  const std::vector<Product> products = products_of(*bench.session().model);
+  std::vector<Timing> steps;
+  std::vector<std::vector<double>> product_times(products.size());
+  bench.step();  // records the memory plan
+  bench.step();
+  for (int64_t i = 0; i < repeat; ++i) {
+    steps.push_back(bench.step());
+    for (size_t p = 0; p < products.size(); ++p) product_times[p].push_back(bench.products(products[p]));
+  }
+  auto of = [&](double Timing::*part) {
+    std::vector<double> values;
+    for (const Timing& t : steps) values.push_back(t.*part);
+    return median(values);
+  };
+  double matrix_s = 0, matrix_flops = 0;
+  nlohmann::json rows = nlohmann::json::array();
+  for (size_t p = 0; p < products.size(); ++p) {
+    const double each = median(product_times[p]);
+    const double flops = 6.0 * static_cast<double>(products[p].n * products[p].k * B * T);
+    matrix_s += each * static_cast<double>(products[p].count);
+    matrix_flops += flops * static_cast<double>(products[p].count);
+    rows.push_back({{"n", products[p].n}, {"k", products[p].k}, {"count", products[p].count}, {"seconds", each}, {"gflops", flops / each / 1e9}});
+  }
+  const double step_s = of(&Timing::total);
+  const auto* plan = bench.session().device->arena().plan("train");
+  const nlohmann::json result{{"parameters", bench.session().store->num_elements()},
+                              {"tokens", B * T},
+                              {"threads", bench.session().device->pool().num_threads()},
+                              {"isa", to_string(bench.session().device->isa())},
+                              {"precision", bench.session().config.precision},
+                              {"repeat", repeat},
+                              {"step_s", step_s},
+                              {"forward_s", of(&Timing::forward)},
+                              {"backward_s", of(&Timing::backward)},
+                              {"optim_s", of(&Timing::optim)},
+                              {"products_s", matrix_s},
+                              {"products_gflops", matrix_flops / matrix_s / 1e9},
+                              {"ratio", step_s / matrix_s},
+                              {"tokens_per_s", static_cast<double>(B * T) / step_s},
+                              {"activation_bytes", plan->slab_bytes},
+                              {"activation_peak_bytes", plan->peak_bytes},
+                              {"products", rows}};
+  if (a.flag("json")) {
+    std::printf("%s\n", result.dump(2).c_str());
+    return 0;
+  }
+  std::printf("%s parameters, %lld tokens a step, %s, %d threads, %s\n", loop::human_count(static_cast<double>(bench.session().store->num_elements())).c_str(),
+              static_cast<long long>(B * T), bench.session().config.precision.c_str(), bench.session().device->pool().num_threads(),
+              to_string(bench.session().device->isa()).c_str());
+  auto line = [](const char* what, double seconds, const std::string& note) {
+    std::printf("  %-28s %9.1f ms   %s\n", what, seconds * 1e3, note.c_str());
+  };
+  line("step (median)", step_s, fixed(static_cast<double>(B * T) / step_s, 0) + " tokens/s");
+  line("  forward", of(&Timing::forward), "");
+  line("  backward", of(&Timing::backward), "");
+  line("  optimizer", of(&Timing::optim), "");
+  line("its matrix products alone", matrix_s, fixed(matrix_flops / matrix_s / 1e9, 0) + " GFLOP/s");
+  std::printf("  %-28s %9.3f\n", "ratio", step_s / matrix_s);
+  std::printf("  %-28s %9.1f MiB  (at least %.1f MiB are live at once)\n", "activations", static_cast<double>(plan->slab_bytes) / (1 << 20),
+              static_cast<double>(plan->peak_bytes) / (1 << 20));
+  for (size_t p = 0; p < products.size(); ++p)
+    std::printf("    [%lld, %lld] x %-3lld %28.2f ms   %4.0f GFLOP/s\n", static_cast<long long>(products[p].n),
+                static_cast<long long>(products[p].k), static_cast<long long>(products[p].count), median(product_times[p]) * 1e3,
+                rows[p]["gflops"].get<double>());
+  return 0;
+}
+
+}  // namespace
+
+Command bench_step_command() {
+  Command c;
+  c.name = "step";
+  c.summary = "a training step of Finch beside its matrix products alone";
+  c.details =
+      "Medians over repeats. The products are the three of every weight (forward, gradient of the input, gradient of the weight), run by "
+      "the same BLAS on the same threads; the ratio is what everything else costs.";
+  c.options = {{"layers", "L", "blocks", "8"},
+               {"hidden", "C", "hidden size", "512"},
+               {"batch", "B", "sequences", "8"},
+               {"seq-len", "T", "tokens of a sequence", "512"},
+               {"vocab", "V", "vocabulary", "8192"},
+               {"precision", "P", "fp32, bf16 or fp64", "fp32"},
+               {"threads", "N", "threads; 0: all cores", "0"},
+               {"repeat", "R", "measured steps", "7"},
+               {"json", "", "machine-readable output"}};
+  c.examples = {{"rookery bench step", "L8 C512 T512 B8 V8192"}};
+  c.run = run;
+  return c;
+}
+
+}  // namespace rookery::cli

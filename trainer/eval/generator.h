@@ -1,0 +1,33 @@
+// generator.h: text from a model, token by token, in constant memory: all it keeps is the recurrent state.
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "trainer/eval/sampling.h"
+#include "trainer/models/model.h"
+
+namespace rookery::eval {
+
+class Generator {
+ public:
+  Generator(Model& model, Device& device);
+
+  // Reads tokens; afterwards logits() are those of the next one.
+  void feed(std::span<const int32_t> tokens);
+  const std::vector<double>& logits() const { return logits_; }
+
+  // The state between two tokens, as an HDF5 file. `identity` (of the weights) must be the same on load: kData GEN-05 otherwise.
+  void save_state(const std::filesystem::path& path, const std::string& identity) const;
+  void load_state(const std::filesystem::path& path, const std::string& identity);
+
+ private:
+  Model& model_;
+  Device& device_;
+  nn::SeqContext seq_;
+  std::vector<double> logits_;
+};
+
+}  // namespace rookery::eval
