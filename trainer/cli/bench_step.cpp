@@ -1,4 +1,5 @@
-// bench_step.cpp: `rookery bench step`: a training step beside its own matrix products, run by the same BLAS in the same process.
+// bench_step.cpp: `rookery bench step`: a training step beside its own matrix products, run by the same BLAS
+// in the same process.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -19,7 +20,9 @@ namespace {
 
 using loop::fixed;
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -43,8 +46,9 @@ std::vector<Product> products_of(Model& model) {
     if (wide_dims < 2 || p->name == "emb.weight" || p->name.find("time_faaaa") != std::string::npos) continue;
     const int64_t stack = s.size() == 3 ? s[0] : 1;
     const Product one{s[s.size() - 2], s.back(), stack, p == &model.head()};
-    const auto it = std::find_if(products.begin(), products.end(),
-                                 [&](const Product& q) { return q.n == one.n && q.k == one.k && q.head == one.head; });
+    const auto it = std::find_if(products.begin(), products.end(), [&](const Product& q) {
+      return q.n == one.n && q.k == one.k && q.head == one.head;
+    });
     if (it != products.end()) {
       it->count += one.count;
     } else {
@@ -61,11 +65,15 @@ struct Timing {
 class Bench {
  public:
   Bench(loop::Session session, int64_t batch, int64_t seq_len)
-      : s_(std::move(session)), B_(batch), T_(seq_len), optim_(*s_.store, {}, [this](const Parameter& p) { return s_.model->optim_group(p); }) {
+      : s_(std::move(session)),
+        B_(batch),
+        T_(seq_len),
+        optim_(*s_.store, {}, [this](const Parameter& p) { return s_.model->optim_group(p); }) {
     s_.model->parameters.initialize(1);
     const Philox random(1, stream_of("bench"));
     const int64_t V = s_.model->vocab_size();
-    for (int64_t i = 0; i < B_ * T_ + 1; ++i) ids_.push_back(static_cast<int32_t>(random.uniform(static_cast<uint64_t>(i)) * static_cast<double>(V)));
+    for (int64_t i = 0; i < B_ * T_ + 1; ++i)
+      ids_.push_back(static_cast<int32_t>(random.uniform(static_cast<uint64_t>(i)) * static_cast<double>(V)));
   }
 
   Timing step() {
@@ -75,7 +83,8 @@ class Bench {
     device.arena().begin_step("train");
     s_.store->begin_step();
     {
-      const Tensor x = tensor_from(std::span<const int32_t>(ids_).first(B_ * T_), {B_, T_}, DType::kI32, device);
+      const Tensor x =
+          tensor_from(std::span<const int32_t>(ids_).first(B_ * T_), {B_, T_}, DType::kI32, device);
       const Tensor y = tensor_from(std::span<const int32_t>(ids_).subspan(1), {B_, T_}, DType::kI32, device);
       Tape tape;
       nn::SeqContext seq;
@@ -98,7 +107,8 @@ class Bench {
   double products(const Product& p) {
     Device& device = *s_.device;
     const int64_t M = B_ * T_;
-    const int64_t rows = p.head ? std::min<int64_t>(M, std::max<int64_t>(128, (int64_t{8} << 20) / p.n / 64 * 64)) : M;
+    const int64_t rows =
+        p.head ? std::min<int64_t>(M, std::max<int64_t>(128, (int64_t{8} << 20) / p.n / 64 * 64)) : M;
     const Tensor x = filled({M, p.k}), w = filled({p.n, p.k}), y = filled({rows, p.n});
     const Tensor dx = filled({M, p.k}), dw = filled({p.n, p.k});
     const double start = now();
@@ -108,7 +118,8 @@ class Bench {
         const Operand<T> in{x.data<T>() + first * p.k, p.k}, weight{w.data<T>(), p.k}, out{y.data<T>(), p.n};
         parallel_gemm(device, m, p.n, p.k, in, {weight.data, p.k, true}, T(0), y.data<T>(), p.n);
         parallel_gemm(device, m, p.k, p.n, out, weight, T(0), dx.data<T>() + first * p.k, p.k);
-        parallel_gemm(device, p.n, p.k, m, {out.data, p.n, true}, in, first == 0 ? T(0) : T(1), dw.data<T>(), p.k);
+        parallel_gemm(device, p.n, p.k, m, {out.data, p.n, true}, in, first == 0 ? T(0) : T(1), dw.data<T>(),
+                      p.k);
       });
     }
     return now() - start;
@@ -139,7 +150,8 @@ int run(const Arguments& a) {
   model.num_layers = a.integer("layers", 1, 1024);
   model.hidden_size = a.integer("hidden", 1, 1 << 16);
   model.vocab_size = a.integer("vocab", 2, 1 << 24);
-  const int64_t B = a.integer("batch", 1, 1 << 20), T = a.integer("seq-len", 1, 1 << 24), repeat = a.integer("repeat", 1, 1000);
+  const int64_t B = a.integer("batch", 1, 1 << 20), T = a.integer("seq-len", 1, 1 << 24),
+                repeat = a.integer("repeat", 1, 1000);
   Bench bench(loop::make_session(std::move(config)), B, T);
 
   // Steps and products in turn, so that a change of the machine's speed meets both.
@@ -164,7 +176,11 @@ int run(const Arguments& a) {
     const double flops = 6.0 * static_cast<double>(products[p].n * products[p].k * B * T);
     matrix_s += each * static_cast<double>(products[p].count);
     matrix_flops += flops * static_cast<double>(products[p].count);
-    rows.push_back({{"n", products[p].n}, {"k", products[p].k}, {"count", products[p].count}, {"seconds", each}, {"gflops", flops / each / 1e9}});
+    rows.push_back({{"n", products[p].n},
+                    {"k", products[p].k},
+                    {"count", products[p].count},
+                    {"seconds", each},
+                    {"gflops", flops / each / 1e9}});
   }
   const double step_s = of(&Timing::total);
   const auto* plan = bench.session().device->arena().plan("train");
@@ -189,9 +205,10 @@ int run(const Arguments& a) {
     std::printf("%s\n", result.dump(2).c_str());
     return 0;
   }
-  std::printf("%s parameters, %lld tokens a step, %s, %d threads, %s\n", loop::human_count(static_cast<double>(bench.session().store->num_elements())).c_str(),
-              static_cast<long long>(B * T), bench.session().config.precision.c_str(), bench.session().device->pool().num_threads(),
-              to_string(bench.session().device->isa()).c_str());
+  std::printf("%s parameters, %lld tokens a step, %s, %d threads, %s\n",
+              loop::human_count(static_cast<double>(bench.session().store->num_elements())).c_str(),
+              static_cast<long long>(B * T), bench.session().config.precision.c_str(),
+              bench.session().device->pool().num_threads(), to_string(bench.session().device->isa()).c_str());
   auto line = [](const char* what, double seconds, const std::string& note) {
     std::printf("  %-28s %9.1f ms   %s\n", what, seconds * 1e3, note.c_str());
   };
@@ -201,11 +218,13 @@ int run(const Arguments& a) {
   line("  optimizer", of(&Timing::optim), "");
   line("its matrix products alone", matrix_s, fixed(matrix_flops / matrix_s / 1e9, 0) + " GFLOP/s");
   std::printf("  %-28s %9.3f\n", "ratio", step_s / matrix_s);
-  std::printf("  %-28s %9.1f MiB  (at least %.1f MiB are live at once)\n", "activations", static_cast<double>(plan->slab_bytes) / (1 << 20),
+  std::printf("  %-28s %9.1f MiB  (at least %.1f MiB are live at once)\n", "activations",
+              static_cast<double>(plan->slab_bytes) / (1 << 20),
               static_cast<double>(plan->peak_bytes) / (1 << 20));
   for (size_t p = 0; p < products.size(); ++p)
-    std::printf("    [%lld, %lld] x %-3lld %28.2f ms   %4.0f GFLOP/s\n", static_cast<long long>(products[p].n),
-                static_cast<long long>(products[p].k), static_cast<long long>(products[p].count), median(product_times[p]) * 1e3,
+    std::printf("    [%lld, %lld] x %-3lld %28.2f ms   %4.0f GFLOP/s\n",
+                static_cast<long long>(products[p].n), static_cast<long long>(products[p].k),
+                static_cast<long long>(products[p].count), median(product_times[p]) * 1e3,
                 rows[p]["gflops"].get<double>());
   return 0;
 }
@@ -217,7 +236,8 @@ Command bench_step_command() {
   c.name = "step";
   c.summary = "a training step of Finch beside its matrix products alone";
   c.details =
-      "Medians over repeats. The products are the three of every weight (forward, gradient of the input, gradient of the weight), run by "
+      "Medians over repeats. The products are the three of every weight (forward, gradient of the input, "
+      "gradient of the weight), run by "
       "the same BLAS on the same threads; the ratio is what everything else costs.";
   c.options = {{"layers", "L", "blocks", "8"},
                {"hidden", "C", "hidden size", "512"},

@@ -72,7 +72,8 @@ int run(const Arguments& a) {
     if (stop.empty()) fail(ExitCode::kUsage, "GEN-02", "--stop '': a stop string must not be empty");
 
   eval::Generator generator(*session.model, *session.device);
-  const std::string identity = str(session.config.name, " step ", session.step, " ", io::sha256(config::resolved_yaml(session.config)).substr(0, 16));
+  const std::string identity = str(session.config.name, " step ", session.step, " ",
+                                   io::sha256(config::resolved_yaml(session.config)).substr(0, 16));
   const std::string prompt = read_prompt(a);
   std::vector<int32_t> ids;
   if (const auto state = a.maybe("state-in")) {
@@ -111,22 +112,25 @@ Command generate_command() {
   c.name = "generate";
   c.summary = "text from a trained model";
   c.details =
-      "Prints the prompt and what follows, token by token, until --max-tokens, a --stop string or the end of the text. The same seed gives "
-      "the same text. Memory does not grow with the length: the model keeps a state, which --state-out saves and --state-in goes on from.";
-  c.options = with_model_options({{"prompt", "TEXT", "what the text begins with; empty: a new text"},
-                                  {"max-tokens", "N", "stop after N tokens", "256"},
-                                  {"temperature", "X", "0 takes the most probable token", "1"},
-                                  {"top-p", "X", "choose among the most probable tokens with this share together", "0.5"},
-                                  {"seed", "N", "of the random choices", "0"},
-                                  {"top-k", "N", "choose among the N most probable; 0: all", "0"},
-                                  {"presence-penalty", "X", "taken from the logit of each token that has come", "0"},
-                                  {"frequency-penalty", "X", "the same, for each time it has come", "0"},
-                                  {"prompt-file", "FILE", "prompt from a file, - for standard input"},
-                                  {"stop", "TEXT", "end before this text", "", true},
-                                  {"no-echo", "", "do not print the prompt"},
-                                  {"past-end", "", "go on after an end of text"},
-                                  {"state-in", "FILE", "go on from a saved state"},
-                                  {"state-out", "FILE", "save the state at the end"}});
+      "Prints the prompt and what follows, token by token, until --max-tokens, a --stop string or the end of "
+      "the text. The same seed gives "
+      "the same text. Memory does not grow with the length: the model keeps a state, which --state-out saves "
+      "and --state-in goes on from.";
+  c.options = with_model_options(
+      {{"prompt", "TEXT", "what the text begins with; empty: a new text"},
+       {"max-tokens", "N", "stop after N tokens", "256"},
+       {"temperature", "X", "0 takes the most probable token", "1"},
+       {"top-p", "X", "choose among the most probable tokens with this share together", "0.5"},
+       {"seed", "N", "of the random choices", "0"},
+       {"top-k", "N", "choose among the N most probable; 0: all", "0"},
+       {"presence-penalty", "X", "taken from the logit of each token that has come", "0"},
+       {"frequency-penalty", "X", "the same, for each time it has come", "0"},
+       {"prompt-file", "FILE", "prompt from a file, - for standard input"},
+       {"stop", "TEXT", "end before this text", "", true},
+       {"no-echo", "", "do not print the prompt"},
+       {"past-end", "", "go on after an end of text"},
+       {"state-in", "FILE", "go on from a saved state"},
+       {"state-out", "FILE", "save the state at the end"}});
   c.examples = {{"rookery generate --run runs/quickstart --prompt 'Debian is'", ""}};
   c.exit_codes = {ExitCode::kData, ExitCode::kNoInput, ExitCode::kUnavailable, ExitCode::kNumerics};
   c.run = run;

@@ -1,6 +1,6 @@
 // train.cpp: `rookery train CONFIG... [key=value...]`.
-#include <cstdio>
 #include <cmath>
+#include <cstdio>
 
 #include "data/tokenizer/tokenizer.h"
 #include "trainer/cli/commands.h"
@@ -37,7 +37,8 @@ std::vector<std::pair<std::string, int64_t>> parameters_by_module(Model& model) 
 // The plan of a run: everything is opened and checked, one step runs on the meta device, nothing is written.
 void dry_run(const config::LoadedRun& run) {
   const config::RunConfig& c = run.config;
-  loop::Session session = loop::make_session(config::parse_run(config::resolved_yaml(c), "the configuration"), DeviceType::kMeta);
+  loop::Session session =
+      loop::make_session(config::parse_run(config::resolved_yaml(c), "the configuration"), DeviceType::kMeta);
   const auto loader = loop::make_loader(c, session.model->vocab_size());
   const auto recipe = make_recipe(*c.recipe);
   const int64_t rows = c.recipe->micro_batch_size, accum = c.grad_accum_steps(1);
@@ -68,12 +69,14 @@ void dry_run(const config::LoadedRun& run) {
   print(str("  total           ", mib(4 * one + slab)));
 
   print("\nbatch");
-  print(str("  micro_batch_size ", rows, " x grad_accum_steps ", accum, " = global_batch_size ", c.recipe->global_batch_size, " sequences"));
-  print(str("  x seq_len ", c.data.seq_len, " = ", c.tokens_per_step(), " tokens a step; ", c.total_steps(), " steps = ",
-            human_count(static_cast<double>(c.total_steps() * c.tokens_per_step())), " tokens"));
+  print(str("  micro_batch_size ", rows, " x grad_accum_steps ", accum, " = global_batch_size ",
+            c.recipe->global_batch_size, " sequences"));
+  print(str("  x seq_len ", c.data.seq_len, " = ", c.tokens_per_step(), " tokens a step; ", c.total_steps(),
+            " steps = ", human_count(static_cast<double>(c.total_steps() * c.tokens_per_step())), " tokens"));
   for (size_t i = 0; i < loader->sources().size(); ++i)
     print(str("  source ", loader->sources()[i].set->path().string(), ": ",
-              fixed(static_cast<double>(loader->samples_by_source(c.total_steps() * c.recipe->global_batch_size)[i]) /
+              fixed(static_cast<double>(
+                        loader->samples_by_source(c.total_steps() * c.recipe->global_batch_size)[i]) /
                         static_cast<double>(loader->samples_per_epoch(i)),
                     2),
               " epochs"));
@@ -89,7 +92,8 @@ void dry_run(const config::LoadedRun& run) {
     print(str("  step ", step, " (", label, "): ", loop::scientific(schedule.at(step), 3)));
 
   print("\ncheckpoints");
-  print(str("  ", mib(3 * one), " each, at most ", c.checkpoint.keep_last + c.checkpoint.keep_best, " beside the milestones"));
+  print(str("  ", mib(3 * one), " each, at most ", c.checkpoint.keep_last + c.checkpoint.keep_best,
+            " beside the milestones"));
 
   if (!c.data.tokenizer.empty()) {
     const auto tokenizer = data::load_tokenizer(c.data.tokenizer);
@@ -105,7 +109,9 @@ void dry_run(const config::LoadedRun& run) {
 int run(const Arguments& a) {
   std::vector<std::filesystem::path> files(a.positional().begin(), a.positional().end());
   for (const std::string& file : a.texts("config")) files.emplace_back(file);
-  if (files.empty()) fail(ExitCode::kUsage, "CLI-04", "rookery train: no configuration file. Example: rookery train configs/quickstart.yaml");
+  if (files.empty())
+    fail(ExitCode::kUsage, "CLI-04",
+         "rookery train: no configuration file. Example: rookery train configs/quickstart.yaml");
   config::LoadedRun loaded = config::load_run(files, a.overrides());
   if (a.flag("dry-run")) {
     dry_run(loaded);
@@ -119,7 +125,8 @@ int run(const Arguments& a) {
   if (const auto limit = a.maybe("max-time")) {
     std::string why;
     const auto seconds = config::parse_number(*limit, config::Unit::kSeconds, why);
-    if (!seconds || *seconds <= 0) fail(ExitCode::kUsage, "CLI-05", "--max-time ", *limit, ": expected a duration such as 3h55m");
+    if (!seconds || *seconds <= 0)
+      fail(ExitCode::kUsage, "CLI-05", "--max-time ", *limit, ": expected a duration such as 3h55m");
     options.max_seconds = *seconds;
   }
   options.command_line = {a.command()};
@@ -140,8 +147,10 @@ Command train_command() {
   c.name = "train";
   c.summary = "train a model, or go on where its run stopped";
   c.details =
-      "Reads one or more YAML files (later ones win) and overrides, trains to the end of the schedule and leaves checkpoints and logs in "
-      "run_dir. A run folder that holds checkpoints is resumed from the newest whole one, bit for bit. SIGTERM, SIGUSR1, Ctrl-C and a "
+      "Reads one or more YAML files (later ones win) and overrides, trains to the end of the schedule and "
+      "leaves checkpoints and logs in "
+      "run_dir. A run folder that holds checkpoints is resumed from the newest whole one, bit for bit. "
+      "SIGTERM, SIGUSR1, Ctrl-C and a "
       "file RUN/STOP save and leave; RUN/SAVE saves.";
   c.positional = "CONFIG... [key=value...]";
   c.most_positional = Command::kAny;
@@ -154,8 +163,8 @@ Command train_command() {
                {"accept-data-change", "", "resume although data, precision or model keys differ"},
                {"config", "FILE", "one more configuration file", "", true, 'c'}};
   c.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "one value changed"}};
-  c.exit_codes = {ExitCode::kData,    ExitCode::kNoInput,  ExitCode::kUnavailable, ExitCode::kCannotCreate,
-                  ExitCode::kStopped, ExitCode::kConfig, ExitCode::kNumerics,    ExitCode::kInterrupted};
+  c.exit_codes = {ExitCode::kData,    ExitCode::kNoInput, ExitCode::kUnavailable, ExitCode::kCannotCreate,
+                  ExitCode::kStopped, ExitCode::kConfig,  ExitCode::kNumerics,    ExitCode::kInterrupted};
   c.run = run;
   return c;
 }

@@ -20,8 +20,10 @@ void Generator::feed(std::span<const int32_t> tokens) {
   while (!tokens.empty()) {
     const auto count = std::min<int64_t>(kPromptChunk, static_cast<int64_t>(tokens.size()));
     nn::Context cx{nullptr, seq_};
-    const Tensor hidden =
-        model_.hidden(cx, tensor_from(tokens.first(static_cast<size_t>(count)), {1, count}, DType::kI32, device_)).value();
+    const Tensor hidden = model_
+                              .hidden(cx, tensor_from(tokens.first(static_cast<size_t>(count)), {1, count},
+                                                      DType::kI32, device_))
+                              .value();
     tokens = tokens.subspan(static_cast<size_t>(count));
     if (!tokens.empty()) continue;
     const Tensor last = hidden.reshape({count, hidden.dim(2)}).narrow(count - 1, 1);
@@ -35,8 +37,8 @@ void Generator::save_state(const std::filesystem::path& path, const std::string&
   file.attribute("/", "format_version", uint32_t{1});
   file.attribute("/", "weights", identity);
   auto write = [&](const std::string& name, const Tensor& t) {
-    file.dataset(name, t.dtype() == DType::kF64 ? h5::Type::kF64 : h5::Type::kF32, {t.shape().begin(), t.shape().end()},
-                 {t.raw(), t.bytes()});
+    file.dataset(name, t.dtype() == DType::kF64 ? h5::Type::kF64 : h5::Type::kF32,
+                 {t.shape().begin(), t.shape().end()}, {t.raw(), t.bytes()});
   };
   for (const auto& [slot, state] : seq_.states()) write(dataset_of(slot), state.value());
   file.dataset<double>("/logits", logits_);
@@ -46,10 +48,11 @@ void Generator::save_state(const std::filesystem::path& path, const std::string&
 void Generator::load_state(const std::filesystem::path& path, const std::string& identity) {
   const h5::Reader file(path);
   if (!file.has_attribute("/", "format") || file.text("/", "format") != kFormat)
-    fail(ExitCode::kData, "GEN-04", path.string(), ": not a saved state; expected a file written by --state-out");
+    fail(ExitCode::kData, "GEN-04", path.string(),
+         ": not a saved state; expected a file written by --state-out");
   if (file.text("/", "weights") != identity)
-    fail(ExitCode::kData, "GEN-05", path.string(), ": the state of other weights (", file.text("/", "weights"), "), this is ", identity,
-         ". Use it with the run that wrote it");
+    fail(ExitCode::kData, "GEN-05", path.string(), ": the state of other weights (",
+         file.text("/", "weights"), "), this is ", identity, ". Use it with the run that wrote it");
   // One pass over one token shows which slots there are and their shapes.
   const int32_t any = 0;
   feed(std::span<const int32_t>(&any, 1));
@@ -59,7 +62,8 @@ void Generator::load_state(const std::filesystem::path& path, const std::string&
     const h5::Shape shape(t.shape().begin(), t.shape().end());
     const auto& info = file.info(dataset_of(slot));
     if (info.shape != shape)
-      fail(ExitCode::kData, "GEN-06", path.string(), ": ", slot, " has another shape than the model's ", t.shape());
+      fail(ExitCode::kData, "GEN-06", path.string(), ": ", slot, " has another shape than the model's ",
+           t.shape());
     file.read(dataset_of(slot), h5::Shape(shape.size(), 0), shape, {t.raw(), t.bytes()});
     states.emplace_back(slot, t);
   }

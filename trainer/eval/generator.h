@@ -19,7 +19,8 @@ class Generator {
   void feed(std::span<const int32_t> tokens);
   const std::vector<double>& logits() const { return logits_; }
 
-  // The state between two tokens, as an HDF5 file. `identity` (of the weights) must be the same on load: kData GEN-05 otherwise.
+  // The state between two tokens, as an HDF5 file. `identity` (of the weights) must be the same on load:
+  // kData GEN-05 otherwise.
   void save_state(const std::filesystem::path& path, const std::string& identity) const;
   void load_state(const std::filesystem::path& path, const std::string& identity);
 

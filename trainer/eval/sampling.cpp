@@ -11,7 +11,8 @@ namespace rookery::eval {
 int32_t Sampling::pick(std::span<const double> raw) {
   std::vector<double> logits(raw.begin(), raw.end());
   for (const double v : logits)
-    if (!std::isfinite(v)) fail(ExitCode::kNumerics, "GEN-03", "the model's output is not finite: the weights are damaged");
+    if (!std::isfinite(v))
+      fail(ExitCode::kNumerics, "GEN-03", "the model's output is not finite: the weights are damaged");
   for (const auto& [id, count] : seen_)
     logits[id] -= options_.presence_penalty + options_.frequency_penalty * static_cast<double>(count);
 
@@ -33,7 +34,8 @@ int32_t Sampling::pick(std::span<const double> raw) {
   std::vector<double> weights(keep);
   double sum = 0;
   for (size_t i = 0; i < keep; ++i)
-    sum += weights[i] = keep == 1 ? 1 : std::exp((logits[order[i]] - logits[order[0]]) / options_.temperature);
+    sum += weights[i] =
+        keep == 1 ? 1 : std::exp((logits[order[i]] - logits[order[0]]) / options_.temperature);
   double at = random_.uniform(draws_++) * sum;
   size_t chosen = 0;
   while (chosen + 1 < keep && at >= weights[chosen]) at -= weights[chosen++];

@@ -12,16 +12,19 @@ namespace rookery::eval {
 
 struct SamplingOptions {
   double temperature = 1;  // 0: the most probable token
-  double top_p = 1;        // the smallest set of most probable tokens with this share; 0: the most probable token
-  int64_t top_k = 0;       // at most so many; 0: no limit
-  double presence_penalty = 0, frequency_penalty = 0;  // taken from the logits of tokens seen in the answer: once, and per occurrence
+  double top_p = 1;   // the smallest set of most probable tokens with this share; 0: the most probable token
+  int64_t top_k = 0;  // at most so many; 0: no limit
+  double presence_penalty = 0,
+         frequency_penalty =
+             0;  // taken from the logits of tokens seen in the answer: once, and per occurrence
   uint64_t seed = 0;
 };
 
 // Draw number i of a sampler is a pure function of (seed, i, logits): the same text every time.
 class Sampling {
  public:
-  explicit Sampling(const SamplingOptions& options) : options_(options), random_(options.seed, stream_of("generate")) {}
+  explicit Sampling(const SamplingOptions& options)
+      : options_(options), random_(options.seed, stream_of("generate")) {}
   // The id drawn; ties of the most probable go to the lowest id. Throws kNumerics when a logit is not finite.
   int32_t pick(std::span<const double> logits);
 

@@ -14,7 +14,8 @@ namespace rookery::loop {
 namespace fs = std::filesystem;
 namespace {
 
-checkpoint::Piece whole(const std::string& group, const Parameter& p, const Tensor& bucket, ParamStore::Range range) {
+checkpoint::Piece whole(const std::string& group, const Parameter& p, const Tensor& bucket,
+                        ParamStore::Range range) {
   checkpoint::Piece piece;
   piece.group = group;
   piece.name = p.name;
@@ -23,7 +24,8 @@ checkpoint::Piece whole(const std::string& group, const Parameter& p, const Tens
   piece.offset.assign(piece.global_shape.size(), 0);
   piece.extent = piece.global_shape;
   const size_t size = dtype_size(bucket.dtype());
-  piece.bytes = {bucket.raw() + static_cast<size_t>(range.begin) * size, static_cast<size_t>(range.end - range.begin) * size};
+  piece.bytes = {bucket.raw() + static_cast<size_t>(range.begin) * size,
+                 static_cast<size_t>(range.end - range.begin) * size};
   return piece;
 }
 
@@ -36,7 +38,8 @@ std::vector<checkpoint::Piece> pieces_of(const ParamStore& store, AdamW* optim) 
     if (optim == nullptr) continue;
     for (const auto& [group, bucket] : {std::pair{"opt/m", optim->m()}, {"opt/v", optim->v()}}) {
       pieces.push_back(whole(group, p, bucket, store.range(i)));
-      for (const OptimSegment& s : optim->segments(i)) pieces.back().segments.push_back({s.axis, s.begin, s.end, s.steps});
+      for (const OptimSegment& s : optim->segments(i))
+        pieces.back().segments.push_back({s.axis, s.begin, s.end, s.steps});
     }
   }
   return pieces;
@@ -100,13 +103,14 @@ void RunFolder::load(const Found& found, ParamStore& store, AdamW& optim) {
   for (size_t i = 0, next = 0; i < store.parameters().size(); ++i, next += 3) {
     auto& segments = optim.segments(i);
     segments.clear();
-    for (const checkpoint::Segment& s : pieces[next + 1].segments) segments.push_back({s.axis, s.begin, s.end, s.steps});
+    for (const checkpoint::Segment& s : pieces[next + 1].segments)
+      segments.push_back({s.axis, s.begin, s.end, s.steps});
   }
   impl_->loaded_step = saved.manifest().step;
 }
 
-fs::path RunFolder::save(const TrainState& state, const ParamStore& store, AdamW& optim, const std::string& config_yaml,
-                         const config::CheckpointConfig& keep) {
+fs::path RunFolder::save(const TrainState& state, const ParamStore& store, AdamW& optim,
+                         const std::string& config_yaml, const config::CheckpointConfig& keep) {
   const auto pieces = pieces_of(store, &optim);
   checkpoint::SaveRequest request;
   request.step = state.step;
@@ -132,7 +136,8 @@ Weights::Weights(const fs::path& path) {
   }
   auto newest = checkpoint::Checkpoint::open_newest(path, ignore);
   if (!newest)
-    fail(ExitCode::kNoInput, "CKPT-19", path.string(), ": the run has no checkpoint yet. Wait for its first save, or name a checkpoint folder");
+    fail(ExitCode::kNoInput, "CKPT-19", path.string(),
+         ": the run has no checkpoint yet. Wait for its first save, or name a checkpoint folder");
   impl_ = std::make_unique<Impl>(Impl{std::move(*newest)});
 }
 Weights::~Weights() = default;

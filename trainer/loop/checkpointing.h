@@ -62,8 +62,7 @@ class Weights {
   const std::filesystem::path& path() const;
   const std::string& config_yaml() const;
   int64_t step() const;
-  void load(
-      ParamStore& store) const;  // every tensor must be there, with its shape and dtype
+  void load(ParamStore& store) const;  // every tensor must be there, with its shape and dtype
 
  private:
   struct Impl;
