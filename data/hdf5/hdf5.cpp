@@ -262,6 +262,14 @@ std::string trimmed(const char* data, size_t size, bool spaces) {
   return std::string(text);
 }
 
+// Whether the box at `offset` of `extent` lies in an array of this shape.
+bool inside(const Shape& shape, const Shape& offset, const Shape& extent) {
+  bool fits = offset.size() == shape.size() && extent.size() == shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i)
+    fits = offset[i] <= shape[i] && extent[i] <= shape[i] - offset[i];
+  return fits;
+}
+
 std::string shape_text(const Shape& shape) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) text += str(i ? ", " : "", shape[i]);
@@ -747,24 +755,27 @@ const DatasetInfo& Reader::info(const std::string& name) const {
 
 void Reader::read(const std::string& name, const Shape& offset, const Shape& extent,
                   std::span<std::byte> out) const {
+  read(name, offset, extent, out, extent, Shape(extent.size(), 0));
+}
+
+void Reader::read(const std::string& name, const Shape& offset, const Shape& extent, std::span<std::byte> out,
+                  const Shape& out_shape, const Shape& out_offset) const {
   const Library library;
   const DatasetInfo& d = info(name);
-  bool inside = offset.size() == d.shape.size() && extent.size() == d.shape.size();
-  for (size_t i = 0; inside && i < d.shape.size(); ++i)
-    inside = offset[i] <= d.shape[i] && extent[i] <= d.shape[i] - offset[i];
-  if (!inside || d.is_text)
+  if (d.is_text || !inside(d.shape, offset, extent))
     fail(ExitCode::kData, "H5-10", path(), ": data set '", name, "' has shape ", shape_text(d.shape),
          ", expected numbers at ", shape_text(offset), " of extent ", shape_text(extent));
-  const uint64_t numel = *numel_of(extent);
-  RK_CHECK(out.size() == numel * size_of(d.type), name, ": ", out.size(), " bytes for ", numel, " of ",
-           d.type);
-  if (numel == 0) return;
+  RK_CHECK(inside(out_shape, out_offset, extent) && out.size() == *numel_of(out_shape) * size_of(d.type),
+           name, ": ", out.size(), " bytes for ", shape_text(out_shape), " of ", d.type);
+  if (*numel_of(extent) == 0) return;
   Id there(H5S_ALL, nullptr), here(H5S_ALL, nullptr);
   const hid_t id = state_->opened(name);
   if (!extent.empty()) {
+    const std::vector<hsize_t> count = dims(extent);
     there = Id(H5Dget_space(id), H5Sclose);
-    H5Sselect_hyperslab(there, H5S_SELECT_SET, dims(offset).data(), nullptr, dims(extent).data(), nullptr);
-    here = Id(H5Screate_simple(int(extent.size()), dims(extent).data(), nullptr), H5Sclose);
+    H5Sselect_hyperslab(there, H5S_SELECT_SET, dims(offset).data(), nullptr, count.data(), nullptr);
+    here = Id(H5Screate_simple(int(count.size()), dims(out_shape).data(), nullptr), H5Sclose);
+    H5Sselect_hyperslab(here, H5S_SELECT_SET, dims(out_offset).data(), nullptr, count.data(), nullptr);
   }
   state_->check(H5Dread(id, library_type(d.type), here, there, H5P_DEFAULT, out.data()),
                 str("reading ", name));

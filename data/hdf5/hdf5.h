@@ -120,6 +120,10 @@ class Reader {
   // The box [offset, offset + extent) of a data set into `out`, which has exactly its size in bytes.
   void read(const std::string& name, const Shape& offset, const Shape& extent,
             std::span<std::byte> out) const;
+  // The same into the box at `out_offset` of an array `out` of shape `out_shape`; the rest of `out` stays as
+  // it is.
+  void read(const std::string& name, const Shape& offset, const Shape& extent, std::span<std::byte> out,
+            const Shape& out_shape, const Shape& out_offset) const;
   // A whole data set of one axis, which must have the type T and at most `limit` elements.
   template <class T>
   std::vector<T> read_vector(const std::string& name, uint64_t limit) const {

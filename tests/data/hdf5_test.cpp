@@ -140,7 +140,7 @@ test::Outcome write_with_fault(const test::TempDir& dir, const std::string& faul
 
 TEST(Hdf5Test, AKillAtAnyPointLeavesNothingHalf) {
   for (long k = 1;; ++k) {
-    const test::TempDir dir;
+    const test::TempDir dir(test::TempDir::Place::kMemory);
     const auto outcome = write_with_fault(dir, str("*@", k, ":kill"));
     if (outcome.exit_code == 0) {
       EXPECT_GT(k, 10);
@@ -152,7 +152,7 @@ TEST(Hdf5Test, AKillAtAnyPointLeavesNothingHalf) {
 
 TEST(Hdf5Test, AFailingDiskLeavesNoTemporary) {
   for (long k = 1;; ++k) {
-    const test::TempDir dir;
+    const test::TempDir dir(test::TempDir::Place::kMemory);
     const auto outcome = write_with_fault(dir, str("*@", k, ":enospc"));
     if (outcome.exit_code == 0) break;
     ASSERT_EQ(outcome.exit_code, 1);
