@@ -135,7 +135,8 @@ VerifyReport verify_token_set(const TokenSet& set, int64_t vocab_size, int32_t e
     set.read(start, block);
     auto [low, high] = std::minmax_element(block.begin(), block.end());
     if (limit > 0 && *high >= limit) {
-      int64_t position = start + (high - block.begin());
+      auto bad = std::find_if(block.begin(), block.end(), [&](int32_t id) { return id >= limit; });
+      const int64_t position = start + (bad - block.begin());
       fail(ExitCode::kData, "DATA-06", set.path().native(), ": token ", position,
            describe_position(set, position), " is ", *high, ", expected below the vocabulary size ", limit);
     }

@@ -117,6 +117,7 @@ class TokenArray {
       : file_(&file), offset_(offset), size_(size), type_(type) {}
   int64_t size() const { return size_; }
   TokenType type() const { return type_; }
+  uint64_t offset() const { return offset_; }  // of token 0 in the file, bytes
   void read(int64_t start, std::span<int32_t> out) const;
 
  private:

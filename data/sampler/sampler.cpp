@@ -128,8 +128,16 @@ bool is_prime(int64_t n) {
   return true;
 }
 
+// RWKV-LM's assertion, and that the last window has its last target. For p <= num_tokens / seq_len, so
+// nothing overflows.
+static bool fits(int64_t p, int64_t num_tokens, int64_t seq_len) {
+  const int64_t slots = num_tokens / seq_len;
+  return p <= slots && static_cast<double>(p) > 0.9 * static_cast<double>(slots) &&
+         p * seq_len + 1 <= num_tokens;
+}
+
 int64_t prime_for(int64_t num_tokens, int64_t seq_len) {
-  for (int64_t p = num_tokens / seq_len - 1; p > 1; --p)
+  for (int64_t p = num_tokens / seq_len - 1; fits(p, num_tokens, seq_len); --p)
     if (p % 3 == 2 && is_prime(p)) return p;
   return 0;
 }
@@ -147,18 +155,13 @@ int64_t start(int64_t ii, int64_t prime, int64_t seq_len) {
 
 void check_prime(int64_t prime, int64_t num_tokens, int64_t seq_len) {
   const int64_t slots = num_tokens / seq_len, good = prime_for(num_tokens, seq_len);
-  auto in_range = [&](int64_t p) {
-    // p <= slots, so neither product overflows. The last window reads one token more than seq_len.
-    return p <= slots && static_cast<double>(p) > 0.9 * static_cast<double>(slots) &&
-           p * seq_len + 1 <= num_tokens;
-  };
-  const char* fault = !is_prime(prime)   ? "is not prime"
-                      : prime % 3 != 2   ? "is not 2 modulo 3"
-                      : !in_range(prime) ? "does not fit the data"
-                                         : nullptr;
-  if (!in_range(good))
+  if (good == 0)
     fail(ExitCode::kData, "DATA-08", num_tokens, " tokens make ", slots, " windows of ", seq_len,
          " tokens, too few for sampling by magic prime: use sampling: shuffled");
+  const char* fault = !is_prime(prime)                    ? "is not prime"
+                      : prime % 3 != 2                    ? "is not 2 modulo 3"
+                      : !fits(prime, num_tokens, seq_len) ? "does not fit the data"
+                                                          : nullptr;
   if (fault)
     fail(ExitCode::kConfig, "DATA-08", "magic prime ", prime, " ", fault, ", expected ", good, " for ",
          num_tokens, " tokens in ", slots, " windows of ", seq_len);

@@ -44,7 +44,7 @@ namespace magic {
 inline constexpr int64_t kMiniEpoch = 40320;  // samples of RWKV-LM's "epoch"
 
 bool is_prime(int64_t n);
-// The largest suitable prime for a set of num_tokens; 0 if there is none.
+// The largest suitable prime for a set of num_tokens; 0 if none is above 0.9 of the number of windows.
 int64_t prime_for(int64_t num_tokens, int64_t seq_len);
 // f = trunc(p * (sqrt(5) - 1) / 2), one double product.
 int64_t factor(int64_t prime);

@@ -55,6 +55,7 @@ constexpr Row kRows[] = {
     {"log.text", kFile, "train.log"},
     {"log.tensorboard", kFile, "a TensorBoard event file"},
     {"plot.svg", kAtomicFile, "a picture of `rookery plot`"},
+    {"data.prepare", kAtomicFile | kRemove, "the unfinished work of rookery data prepare and its journal"},
     {"io.mkdir", kBare, "a folder being made"},
     {"io.syncdir", kBare, "fsync of a folder after a rename"},
     {"test", kAtomicFile | kRemove | kExchange | kBare, "files that only the tests write"},

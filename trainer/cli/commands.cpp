@@ -10,6 +10,7 @@ Command rookery_command() {
   root.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "train, one value changed"}};
   root.children = {
       plot_command(),
+      data_command(),
       help_command(),
   };
   return root;

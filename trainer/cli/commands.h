@@ -8,6 +8,7 @@ namespace rookery::cli {
 
 Command rookery_command();  // the root: all sub-commands below it
 
+Command data_command();
 Command help_command();
 Command plot_command();
 
