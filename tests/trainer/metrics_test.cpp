@@ -400,6 +400,8 @@ struct FaultCase {
   size_t warnings;  // in train.log
 };
 
+void PrintTo(const FaultCase& c, std::ostream* out) { *out << c.fault; }
+
 class MetricsFaultTest : public MetricsLogTest, public ::testing::WithParamInterface<FaultCase> {};
 
 TEST_P(MetricsFaultTest, TrainingGoesOnWithOneWarning) {
