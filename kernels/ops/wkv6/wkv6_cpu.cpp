@@ -3,8 +3,11 @@
 //
 // Tokens are taken in chunks of up to 4, cut at document starts and at multiples of 16. Inside a chunk, with
 // w_t the decay of token t, S the state at entry and D the gradient of the state at exit,
-//     y_t = (r_t . prod_{x<t} w_x) S + sum_{s<=t} A[t,s] v_s     A[t,s] = sum_i r_t k_s prod_{s<x<t} w_x (t =
-//     s: r u k) S  <- (prod w) S + sum_s (k_s . prod_{x>s} w_x) v_s
+//
+//   y_t = (r_t . prod_{x<t} w_x) S + sum_{s<=t} A[t,s] v_s
+//   A[t,s] = sum_i r_t k_s prod_{s<x<t} w_x for s < t,  A[t,t] = sum_i r_t u k_t
+//   S <- (prod w) S + sum_s (k_s . prod_{x>s} w_x) v_s
+//
 // which needs 2.25 multiply-adds per state element and token where the plain recurrence needs 3. Every factor
 // is a product of decays <= 1, so strong decay underflows to the right answer and nothing is ever divided.
 //
@@ -13,6 +16,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "kernels/ops/math/simd.h"
 #include "kernels/ops/math/vmath.h"
 #include "kernels/ops/wkv6/wkv6.h"
 
@@ -21,36 +25,11 @@ namespace {
 
 #define RK_INLINE static inline __attribute__((always_inline))
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-constexpr int kForwardTile = 2;  // vectors of a state row that a tile keeps in registers
-constexpr int kBackwardTile = 2;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-constexpr int kForwardTile = 1;
-constexpr int kBackwardTile = 1;
-#else
-constexpr int kVectorBytes = 16;
-constexpr int kForwardTile = 1;
-constexpr int kBackwardTile = 1;
-#endif
+// Vectors of a state row that a tile keeps in registers: AVX-512 has twice as many.
+constexpr int kForwardTile = kVectorBytes == 64 ? 2 : 1;
+constexpr int kBackwardTile = kVectorBytes == 64 ? 2 : 1;
 constexpr int L = 4;          // tokens of a chunk
 constexpr int kPrefetch = 8;  // tokens ahead
-
-template <class T>
-struct Simd {
-  static constexpr int kLanes = kVectorBytes / int(sizeof(T));
-  typedef T Vec __attribute__((vector_size(kVectorBytes)));
-  typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
-};
-template <class T>
-RK_INLINE typename Simd<T>::Vec load(const T* p) {
-  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
-}
-template <class T>
-RK_INLINE void store(T* p, typename Simd<T>::Vec v) {
-  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
-}
 
 // Lane l of the result: x[l] + x[l+B] where bit B of l is clear, y[l-B] + y[l] where it is set.
 template <int B, class Vec, int... l>
