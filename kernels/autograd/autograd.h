@@ -90,8 +90,12 @@ class Grads {
  private:
   friend class Tape;
   Grads(Tape& tape, std::span<const int32_t> inputs) : tape_(tape), inputs_(inputs) {}
+  bool repeated(int input) const;  // an earlier input of the op is the same Var
+  void settle();                   // after the body: adds what was held back
   Tape& tape_;
   std::span<const int32_t> inputs_;
+  // The body may fill the memory of its inputs in any order, so a second gradient of one Var waits here.
+  std::vector<std::pair<int32_t, Tensor>> held_back_;
 };
 
 class Tape {
@@ -131,6 +135,7 @@ class Tape {
     Backward body;
   };
   int32_t add_slot(const Tensor& value);
+  void add_gradient(int32_t slot, const Tensor& grad);
   void run_backward();
 
   std::vector<Slot> slots_;

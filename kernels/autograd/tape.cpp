@@ -1,6 +1,8 @@
 // tape.cpp: recording and the reverse walk (kernels/autograd/autograd.h).
 #include "kernels/autograd/autograd.h"
 
+#include <algorithm>
+
 namespace rookery {
 
 int32_t Tape::add_slot(const Tensor& value) {
@@ -73,9 +75,27 @@ Var Var::reshape(const Shape& new_shape) const {
 
 bool Grads::wants(int input) const { return inputs_[input] >= 0; }
 
+bool Grads::repeated(int input) const {
+  const auto before = inputs_.first(static_cast<size_t>(input));
+  return std::find(before.begin(), before.end(), inputs_[input]) != before.end();
+}
+
 void Grads::give(int input, const Tensor& grad) {
   if (!wants(input)) return;
-  Tape::Slot& slot = tape_.slots_[inputs_[input]];
+  if (repeated(input)) {
+    held_back_.emplace_back(inputs_[input], grad);
+  } else {
+    tape_.add_gradient(inputs_[input], grad);
+  }
+}
+
+void Grads::settle() {
+  for (const auto& [slot, grad] : held_back_) tape_.add_gradient(slot, grad);
+  held_back_.clear();
+}
+
+void Tape::add_gradient(int32_t index, const Tensor& grad) {
+  Slot& slot = slots_[index];
   check_shape(grad, slot.shape, "[backward] gradient");
   if (slot.leaf) {
     Parameter& p = *slot.leaf;
@@ -97,6 +117,10 @@ void Grads::give(int input, const Tensor& grad) {
 GradTarget Grads::into(int input) {
   RK_CHECK(wants(input), "[backward] nobody wants the gradient of input ", input);
   Tape::Slot& slot = tape_.slots_[inputs_[input]];
+  if (repeated(input)) {
+    held_back_.emplace_back(inputs_[input], empty(slot.shape, slot.dtype, *slot.device));
+    return {held_back_.back().second, false};
+  }
   if (slot.leaf) {
     Parameter& p = *slot.leaf;
     return {p.grad, std::exchange(p.grad_written, true)};
@@ -129,8 +153,7 @@ void Tape::backward(const Var& loss, const Tensor* seed) {
 void Tape::backward(std::span<const std::pair<Var, Tensor>> seeds) {
   for (const auto& [var, grad] : seeds) {
     RK_CHECK(var.tape() == this, "[backward] the loss is not on this tape");
-    Grads grads(*this, std::span<const int32_t>(&var.slot_, 1));
-    grads.give(0, grad);
+    add_gradient(var.slot_, grad);
   }
   run_backward();
 }
@@ -148,6 +171,7 @@ void Tape::run_backward() {
     if (any) {
       Grads grads(*this, node->inputs);
       node->body(grads_out, grads);
+      grads.settle();
     }
     node->body = nullptr;  // frees what the op had saved
     for (const int32_t input : node->inputs) {

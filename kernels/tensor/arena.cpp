@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 #include "kernels/base/error.h"
@@ -14,6 +15,8 @@ namespace {
 
 constexpr size_t kAlign = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kGuard = 256;
+constexpr unsigned char kGuardByte = 0xA5;
 size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + kAlign - 1) / kAlign * kAlign; }
 
 std::byte* heap(size_t bytes) {
@@ -38,51 +41,87 @@ Arena::Ticket Arena::allocate(size_t requested) {
   const size_t bytes = rounded(requested);
   if (current_ == nullptr) {
     persistent_bytes_ += bytes;
-    return {heap(bytes), -1, 0};
+    return guarding_ ? allocate_guarded(requested) : Ticket{heap(bytes)};
   }
   const int64_t index = next_request_++;
   ++clock_;
   if (replaying_) {
     const auto& planned = current_->planned;
-    if (index < static_cast<int64_t>(planned.size()) && planned[index].bytes == bytes) {
-      if (planned[index].death >= 0) return {slab_ + planned[index].offset, index, step_};
-      served_.resize(index + 1, nullptr);
-      return {served_[index] = heap(bytes), index, step_};
+    const bool known = index < static_cast<int64_t>(planned.size());
+    if (known && planned[index].bytes == bytes && planned[index].birth == clock_) {
+      if (planned[index].death < 0) return {heap(bytes), index, step_};
+      ++slab_live_;
+      return {slab_ + planned[index].offset, index, step_};
     }
-    replaying_ = false;
-    current_->valid = false;
-    if (on_replan)
-      on_replan(str(
-          "[arena] step '", current_key_, "': request ", index, " asks for ", bytes, " bytes, planned were ",
-          index < static_cast<int64_t>(planned.size()) ? planned[index].bytes : 0, "; planning anew"));
+    leave_plan(known ? str("request ", index, " asks for ", bytes, " bytes at tick ", clock_,
+                           ", planned were ", planned[index].bytes, " at tick ", planned[index].birth)
+                     : str("request ", index, " is one more than planned"));
   }
-  log_.resize(index + 1, Request{0, -1, -1, 0});
-  log_[index] = {bytes, clock_, -1, 0};
-  served_.resize(index + 1, nullptr);
-  return {served_[index] = from_cache(bytes), index, step_};
+  if (recording_) log_.push_back({bytes, clock_, -1, 0});
+  return {from_cache(bytes), index, step_};
 }
 
 void Arena::release(const Ticket& ticket, size_t requested) {
   const size_t bytes = rounded(requested);
   if (ticket.request < 0) {
     persistent_bytes_ -= bytes;
+    if (ticket.guarded) return release_guarded(ticket, requested);
     std::free(ticket.data);
     return;
   }
-  const bool of_slab = slab_ != nullptr && ticket.data >= slab_ && ticket.data < slab_ + slab_bytes_;
+  const bool in_slab = release_in_slab(ticket.data);
   if (current_ == nullptr || ticket.step != step_) {  // it outlived its step
-    if (!of_slab) std::free(ticket.data);
+    if (!in_slab) std::free(ticket.data);
     return;
   }
   ++clock_;
-  if (of_slab) return;
-  served_[ticket.request] = nullptr;
-  if (replaying_) {
-    std::free(ticket.data);
-  } else {
-    if (ticket.request < static_cast<int64_t>(log_.size())) log_[ticket.request].death = clock_;
-    cache_.emplace(bytes, ticket.data);
+  // The plan may have given the memory of a block that should be gone by now to the next request.
+  if (replaying_ && current_->planned[ticket.request].death != clock_)
+    leave_plan(str("block ", ticket.request, " is released at tick ", clock_, ", planned was tick ",
+                   current_->planned[ticket.request].death));
+  if (recording_) log_[ticket.request].death = clock_;
+  if (in_slab) return;
+  cache_.emplace(bytes, ticket.data);
+}
+
+void Arena::leave_plan(const std::string& why) {
+  replaying_ = false;
+  current_->valid = false;
+  if (on_replan) on_replan(str("[arena] step '", current_key_, "': ", why, "; planning anew"));
+}
+
+bool Arena::release_in_slab(std::byte* data) {
+  auto inside = [&](const std::byte* slab, size_t bytes) { return data >= slab && data < slab + bytes; };
+  if (inside(slab_, slab_bytes_)) {
+    --slab_live_;
+    return true;
   }
+  for (auto slab = retired_.begin(); slab != retired_.end(); ++slab) {
+    if (!inside(slab->data, slab->bytes)) continue;
+    if (--slab->live == 0) {
+      std::free(slab->data);
+      retired_.erase(slab);
+    }
+    return true;
+  }
+  return false;
+}
+
+Arena::Ticket Arena::allocate_guarded(size_t requested) {
+  const size_t bytes = rounded(requested);
+  std::byte* guard = heap(kGuard + bytes + kGuard);
+  std::memset(guard, kGuardByte, kGuard + bytes + kGuard);
+  std::memset(guard + kGuard, 0xFF, requested);
+  return {guard + kGuard, -1, 0, true};
+}
+
+void Arena::release_guarded(const Ticket& ticket, size_t requested) {
+  const std::byte* end = ticket.data + rounded(requested) + kGuard;
+  auto whole = [](std::byte b) { return b == std::byte{kGuardByte}; };
+  if (!std::all_of<const std::byte*>(ticket.data - kGuard, ticket.data, whole) ||
+      !std::all_of<const std::byte*>(ticket.data + requested, end, whole))
+    ++damaged_blocks_;
+  std::free(ticket.data - kGuard);
 }
 
 std::byte* Arena::from_cache(size_t bytes) {
@@ -105,10 +144,10 @@ void Arena::begin_step(const std::string& key) {
   current_ = &keys_[key];
   current_key_ = key;
   replaying_ = current_->valid;
+  recording_ = !replaying_;
   clock_ = next_request_ = 0;
   ++step_;
   log_.clear();
-  served_.clear();
   if (replaying_ && current_->plan.slab_bytes > slab_bytes_) {
     std::free(slab_);
     slab_bytes_ = current_->plan.slab_bytes;
@@ -118,14 +157,17 @@ void Arena::begin_step(const std::string& key) {
 
 void Arena::end_step() {
   RK_CHECK(current_ != nullptr, "[Arena] no step to end");
-  if (!replaying_) {
-    // A step that left its plan halfway has logged only the rest: the next one records in full.
-    const bool complete = log_.empty() || log_.front().birth >= 0;
-    if (complete) make_plan(*current_);
-    free_cache();
+  if (slab_live_ > 0) {  // their memory must not go to the next step
+    if (replaying_) leave_plan(str(slab_live_, " blocks outlive the step, which was not planned"));
+    retired_.push_back({slab_, slab_bytes_, slab_live_});
+    slab_ = nullptr;
+    slab_bytes_ = 0;
+    slab_live_ = 0;
   }
+  if (recording_) make_plan(*current_);
+  free_cache();
   current_ = nullptr;
-  replaying_ = false;
+  recording_ = replaying_ = false;
 }
 
 // Size-ordered interval fitting: large blocks first, each at the lowest offset free during its whole life.

@@ -24,13 +24,15 @@ class Arena {
     std::byte* data = nullptr;
     int64_t request = -1;  // index within the step; -1: not of a step
     uint64_t step = 0;
+    bool guarded = false;
   };
   // Memory aligned to 64 bytes; outside a step it comes from the heap and counts as persistent. Not zeroed.
   Ticket allocate(size_t bytes);
   void release(const Ticket& ticket, size_t bytes);
 
-  // Between the two, requests are of the step `key` (e.g. "train"; one plan per key). A step that asks
-  // otherwise than its plan finishes on cached blocks and the plan is made anew; `on_replan` hears why.
+  // Between the two, requests are of the step `key` (e.g. "train"; one plan per key). A step that asks or
+  // releases otherwise than its plan finishes on cached blocks and the plan is made anew; `on_replan` hears
+  // why.
   void begin_step(const std::string& key);
   void end_step();
   std::function<void(const std::string&)> on_replan;
@@ -45,6 +47,11 @@ class Arena {
   size_t persistent_bytes() const { return persistent_bytes_; }
   bool in_step() const { return current_ != nullptr; }
 
+  // For tests: from now on a block outside a step is filled with 0xFF (NaN in every float type) and stands
+  // between guard bytes, which its release checks.
+  void guard_blocks() { guarding_ = true; }
+  int64_t damaged_blocks() const { return damaged_blocks_; }
+
  private:
   struct Request {
     size_t bytes;
@@ -56,6 +63,16 @@ class Arena {
     Plan plan;
     bool valid = false;
   };
+  // A slab that a step left with live blocks in it: freed with the last of them.
+  struct RetiredSlab {
+    std::byte* data;
+    size_t bytes;
+    int64_t live;
+  };
+  Ticket allocate_guarded(size_t requested);
+  void release_guarded(const Ticket& ticket, size_t requested);
+  bool release_in_slab(std::byte* data);
+  void leave_plan(const std::string& why);
   void make_plan(KeyState& state);
   std::byte* from_cache(size_t bytes);
   void free_cache();
@@ -63,15 +80,18 @@ class Arena {
   std::map<std::string, KeyState> keys_;
   KeyState* current_ = nullptr;
   std::string current_key_;
-  bool replaying_ = false;
+  bool recording_ = false, replaying_ = false;  // neither: a step that left its plan
   int64_t clock_ = 0, next_request_ = 0;
   uint64_t step_ = 0;
   std::vector<Request> log_;
-  std::vector<std::byte*> served_;  // block of request i, when it did not come from the slab
   std::multimap<size_t, std::byte*> cache_;
   std::byte* slab_ = nullptr;
   size_t slab_bytes_ = 0;
+  int64_t slab_live_ = 0;  // blocks in it; 0 between steps
+  std::vector<RetiredSlab> retired_;
   size_t persistent_bytes_ = 0;
+  bool guarding_ = false;
+  int64_t damaged_blocks_ = 0;
 };
 
 }  // namespace rookery

@@ -117,11 +117,11 @@ void backward(const ShiftGrad& a) {
     std::memset(scratch + part * stride, 0, stride * sizeof(T));
   }
   parallel_parts(a.x.device().pool(), rows, kShiftBlock, [&](int64_t begin, int64_t end, int part) {
-    T* dmu = scratch + part * stride;      // [count, C]
-    T* dprev = dmu + a.count * C;          // [kShiftBlock, C]
-    T* waiting = dprev + kShiftBlock * C;  // [C]
-    T* m = R > 0 ? waiting + C : nullptr;  // [kShiftBlock, C]
-    T* dw2 = m + kShiftBlock * C;          // [5, R, C]
+    T* dmu = scratch + part * stride;                // [count, C]
+    T* dprev = dmu + a.count * C;                    // [kShiftBlock, C]
+    T* waiting = dprev + kShiftBlock * C;            // [C]
+    T* m = R > 0 ? waiting + C : nullptr;            // [kShiftBlock, C]
+    T* dw2 = R > 0 ? m + kShiftBlock * C : nullptr;  // [5, R, C]
     first_row[part] = begin;
     for (int64_t block = begin; block < end; block += kShiftBlock) {
       const int64_t block_end = block + kShiftBlock < end ? block + kShiftBlock : end,

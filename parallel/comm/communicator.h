@@ -1,0 +1,64 @@
+// communicator.h: how ranks exchange tensors. Backends: self (below), threads (threads.h). Code is written
+// for n ranks; one rank is a case of it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/tensor/tensor.h"
+
+namespace rookery {
+
+enum class Reduce : uint8_t { kSum, kMax, kMin };  // of max and min, a NaN on any rank wins
+std::string to_string(Reduce op);
+
+// Rows of dim 0 to and from each rank, for all_to_all. Both empty: the same number to each.
+struct RowCounts {
+  std::vector<int64_t> send, recv;
+};
+
+// Every rank calls the same collectives in the same order; a call returns when its result is there and its
+// inputs may be overwritten. Sums run over the ranks in their order, so results repeat bit for bit and are
+// equal on every rank. Tensors are contiguous; their dtype is f64, f32, i64 or i32 where numbers are reduced,
+// any elsewhere. Errors (all of them wake the other ranks, which leave with kPeerFailed):
+//   COMM-01 kHang: ranks did not come within the time limit; names them
+//   COMM-02 kInternal: ranks called different things; names two that differ
+//   COMM-03 kPeerFailed: another rank failed or called abort()
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  virtual void all_reduce(const Tensor& data, Reduce op) = 0;  // in place
+  // in: size() slices of out's size, one after the other; rank r gets slice r, reduced.
+  virtual void reduce_scatter(const Tensor& in, const Tensor& out, Reduce op) = 0;
+  virtual void all_gather(const Tensor& in, const Tensor& out) = 0;  // out: size() slices of in's size
+  // Rows for rank 0, then for rank 1, .. in `in`; rows from rank 0, then from rank 1, .. in `out`.
+  virtual void all_to_all(const Tensor& in, const Tensor& out, const RowCounts& rows) = 0;
+  virtual void broadcast(const Tensor& data, int root) = 0;
+  virtual void send(const Tensor& data, int to) = 0;  // returns at once: the data is copied
+  virtual void recv(const Tensor& data, int from) = 0;
+  virtual void barrier() = 0;
+  // The ranks that give the same colour, ordered by (key, rank); null for a negative colour.
+  virtual std::unique_ptr<Communicator> split(int colour, int key) = 0;
+  // Wakes every rank that waits, in this and in all communicators split from the same world.
+  virtual void abort(std::string_view why) = 0;
+};
+
+// The only rank there is.
+std::unique_ptr<Communicator> self_communicator();
+
+namespace comm_detail {
+// Offsets in rows of each rank's part; checks the counts against the tensors.
+struct RowRanges {
+  std::vector<int64_t> send_begin, recv_begin;  // size() + 1 each
+};
+RowRanges row_ranges(const Tensor& in, const Tensor& out, const RowCounts& rows, int size);
+void check_slices(const Tensor& whole, const Tensor& slice, int size, std::string_view who);
+}  // namespace comm_detail
+
+}  // namespace rookery

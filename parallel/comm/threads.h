@@ -1,0 +1,19 @@
+// threads.h: ranks as threads of one process, for tests and for several small models on one machine. Each
+// rank makes its own Device. Rendezvous and work: threads.cpp.
+#pragma once
+
+#include <chrono>
+#include <functional>
+
+#include "parallel/comm/communicator.h"
+
+namespace rookery {
+
+inline constexpr std::chrono::milliseconds kCommTimeout = std::chrono::minutes(5);
+
+// Runs body on `size` threads, each with its rank's communicator, and waits for all. The first exception of
+// any rank aborts the others and is rethrown here.
+void run_ranks(int size, const std::function<void(Communicator&)>& body,
+               std::chrono::milliseconds timeout = kCommTimeout);
+
+}  // namespace rookery

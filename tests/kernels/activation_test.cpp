@@ -1,0 +1,103 @@
+// activation_test.cpp: element-wise functions against their formulas.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/ops/activation/activation.h"
+#include "tests/support/op_case.h"
+
+namespace rookery::test {
+namespace {
+
+const std::vector<Shape> kShapes = {{1}, {3, 5}, {1, 1, 65}, {2, 7, 40}};
+
+template <class F>
+Values map(const Values& x, F f) {
+  Values y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) y[i] = f(x[i]);
+  return y;
+}
+
+TEST(Activation, Tanh) {
+  for (const Shape& shape : kShapes) {
+    OpCase c("tanh" + to_string(shape));
+    c.input("x", shape, {-3, 3});
+    c.run = [](const Named<Var>& in) { return std::vector{ops::tanh(in["x"])}; };
+    c.reference = [](const Named<Values>& in) {
+      return Outputs{map(in["x"], [](double x) { return std::tanh(x); })};
+    };
+    c.check();
+  }
+}
+
+TEST(Activation, ReluSq) {
+  for (const Shape& shape : kShapes) {
+    OpCase c("relu_sq" + to_string(shape));
+    c.input("x", shape, {-2, 2});
+    c.avoid("x", 0, 1e-2);  // the second derivative jumps there
+    c.run = [](const Named<Var>& in) { return std::vector{ops::relu_sq(in["x"])}; };
+    c.reference = [](const Named<Values>& in) {
+      return Outputs{map(in["x"], [](double x) { return x > 0 ? x * x : 0; })};
+    };
+    c.check();
+  }
+}
+
+TEST(Activation, ReluSqKeepsNotANumber) {
+  Device device(DeviceType::kCpu, 1);
+  const Values x = {NAN, -1, 0, 3};
+  const Var y = ops::relu_sq(tensor_from(std::span<const double>(x), {4}, DType::kF32, device));
+  const Values out = to_doubles(y.value());
+  EXPECT_TRUE(std::isnan(out[0]));
+  EXPECT_EQ((Values{out[1], out[2], out[3]}), (Values{0, 0, 9}));
+}
+
+TEST(Activation, SigmoidMul) {
+  for (const Shape& shape : kShapes) {
+    OpCase c("sigmoid_mul" + to_string(shape));
+    c.input("gate", shape, {-4, 4});
+    c.input("value", shape, {-2, 2});
+    c.run = [](const Named<Var>& in) { return std::vector{ops::sigmoid_mul(in["gate"], in["value"])}; };
+    c.reference = [](const Named<Values>& in) {
+      Values y = map(in["gate"], [](double x) { return 1 / (1 + std::exp(-x)); });
+      for (size_t i = 0; i < y.size(); ++i) y[i] *= in["value"][i];
+      return Outputs{y};
+    };
+    c.check();
+  }
+}
+
+TEST(Activation, Add) {
+  for (const Shape& shape : kShapes) {
+    OpCase c("add" + to_string(shape));
+    c.input("a", shape, {-2, 2});
+    c.input("b", shape, {-2, 2});
+    c.run = [](const Named<Var>& in) { return std::vector{ops::add(in["a"], in["b"])}; };
+    c.reference = [](const Named<Values>& in) {
+      Values y = in["a"];
+      for (size_t i = 0; i < y.size(); ++i) y[i] += in["b"][i];
+      return Outputs{y};
+    };
+    c.check();
+  }
+}
+
+// Large enough for every thread to get a part.
+TEST(Activation, SeveralThreads) {
+  OpCase c("threads");
+  c.input("gate", {3, 16411}, {-4, 4});
+  c.input("value", {3, 16411}, {-2, 2});
+  c.run = [](const Named<Var>& in) {
+    return std::vector{ops::add(ops::tanh(in["gate"]), ops::sigmoid_mul(in["gate"], in["value"]))};
+  };
+  c.reference = [](const Named<Values>& in) {
+    Values y(in["gate"].size());
+    for (size_t i = 0; i < y.size(); ++i)
+      y[i] = std::tanh(in["gate"][i]) + in["value"][i] / (1 + std::exp(-in["gate"][i]));
+    return Outputs{y};
+  };
+  c.check();
+}
+
+}  // namespace
+}  // namespace rookery::test

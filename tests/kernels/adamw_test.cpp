@@ -1,0 +1,97 @@
+// adamw_test.cpp: the update against a naive loop over several steps, and the sum of squares.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+
+#include "kernels/ops/adamw/adamw.h"
+#include "tests/support/op_case.h"
+
+namespace rookery::test {
+namespace {
+
+constexpr auto kUpdate = RK_KERNEL(adamw_update);
+constexpr auto kSquares = RK_KERNEL(sum_of_squares);
+
+struct State {
+  Values p, m, v;
+};
+
+// rwkv-common 7, one element at a time.
+void step(State& s, const Values& grad, int64_t begin, int64_t end, const AdamwArgs& a) {
+  for (int64_t i = begin; i < end; ++i) {
+    const double g = a.clip * grad[i];
+    s.m[i] = a.beta1 * s.m[i] + (1 - a.beta1) * g;
+    s.v[i] = a.beta2 * s.v[i] + (1 - a.beta2) * g * g;
+    const double m_hat = s.m[i] / (1 - std::pow(a.beta1, a.step)),
+                 v_hat = s.v[i] / (1 - std::pow(a.beta2, a.step));
+    s.p[i] -= a.lr * (m_hat / (std::sqrt(v_hat) + a.eps) + a.weight_decay * s.p[i]);
+  }
+}
+
+TEST(Adamw, AgainstANaiveLoop) {
+  for (const TestDevice& test_device : op_case_devices())
+    for (const DType dtype : {DType::kF64, DType::kF32})
+      for (const double eps : {1e-8, 1e-18})
+        for (const auto& [n, begin, end] :
+             std::vector<std::array<int64_t, 3>>{{1, 0, 1}, {65, 3, 64}, {40000, 1, 39999}}) {
+          SCOPED_TRACE(str(test_device.name, " ", dtype, " eps ", eps, " n ", n));
+          const auto device = test_device.make(2);
+          State expected{random_values("p", n, {-1, 1}), Values(n, 0.0), Values(n, 0.0)};
+          const Tensor p = tensor_from(std::span<const double>(expected.p), {n}, dtype, *device);
+          const Tensor m = zeros({n}, dtype, *device), v = zeros({n}, dtype, *device);
+          for (int64_t k = 1; k <= 5; ++k) {
+            Values grad = random_values(str("g", k), n, {-2, 2});
+            for (size_t i = 0; i < grad.size(); i += 4) grad[i] = 0;  // rows that no token used
+            const AdamwArgs a{p,     tensor_from(std::span<const double>(grad), {n}, dtype, *device),
+                              m,     v,
+                              begin, end,
+                              1e-2,  0.9,
+                              0.99,  eps,
+                              0.1,   0.7,
+                              k};
+            kUpdate(*device, a);
+            step(expected, grad, begin, end, a);
+          }
+          const double bound = dtype == DType::kF64 ? 1e-26 : 1e-11;
+          EXPECT_LE(nmse(to_doubles(p), expected.p), bound);
+          EXPECT_LE(nmse(to_doubles(m), expected.m), bound);
+          EXPECT_LE(nmse(to_doubles(v), expected.v), bound);
+        }
+}
+
+// A gradient that was always zero moves nothing, at any eps: 0 / (sqrt(0) + 1e-18) is 0 in float too.
+TEST(Adamw, ZeroGradientIsNoUpdate) {
+  for (const TestDevice& test_device : op_case_devices()) {
+    const auto device = test_device.make(1);
+    const Values start = random_values("p", 37, {-1, 1});
+    const Tensor p = tensor_from(std::span<const double>(start), {37}, DType::kF32, *device);
+    const Tensor zero = zeros({37}, DType::kF32, *device);
+    const Tensor m = zeros({37}, DType::kF32, *device), v = zeros({37}, DType::kF32, *device);
+    for (int64_t k = 1; k <= 3; ++k)
+      kUpdate(*device, {p, zero, m, v, 0, 37, 1e-2, 0.9, 0.99, 1e-18, 0, 1, k});
+    EXPECT_EQ(to_doubles(p), start) << test_device.name;
+  }
+}
+
+TEST(SumOfSquares, EqualAtAnyNumberOfThreads) {
+  for (const TestDevice& test_device : op_case_devices())
+    for (const DType dtype : {DType::kF64, DType::kF32})
+      for (const int64_t n : {int64_t{1}, int64_t{65}, kSquaresBlock, 3 * kSquaresBlock + 7}) {
+        const Values x = random_values("x", n, {-3, 3});
+        double expected = 0, at_one_thread = 0;
+        for (const double value : x) expected += value * value;
+        for (const int threads : {1, 2, 3}) {
+          const auto device = test_device.make(threads);
+          double found = -1;
+          kSquares(*device, {tensor_from(std::span<const double>(x), {n}, dtype, *device), &found,
+                             empty({squares_blocks(n)}, DType::kF64, *device)});
+          EXPECT_NEAR(found, expected, 1e-13 * expected) << test_device.name << " n " << n;
+          if (threads == 1) at_one_thread = found;
+          EXPECT_EQ(found, at_one_thread) << test_device.name << " n " << n;
+        }
+      }
+}
+
+}  // namespace
+}  // namespace rookery::test
