@@ -14,6 +14,8 @@
 namespace rookery {
 namespace {
 
+constexpr std::string_view kPeerFailedId = "COMM-03";
+
 // Shared by all communicators of one run_ranks(): one lock, one way to wake everybody.
 struct World {
   explicit World(std::chrono::milliseconds limit) : timeout(limit) {}
@@ -242,7 +244,7 @@ class ThreadCommunicator : public Communicator {
     RK_CHECK(rank >= 0 && rank < size(), who, " rank ", rank, " of ", size());
   }
   void check_aborted() const {
-    if (world().aborted) fail(ExitCode::kPeerFailed, "COMM-03", "another rank failed: ", world().why);
+    if (world().aborted) fail(ExitCode::kPeerFailed, kPeerFailedId, "another rank failed: ", world().why);
   }
   template <class T>
   static std::vector<const T*> inputs(const std::vector<Call>& calls) {
@@ -327,13 +329,19 @@ void run_ranks(int size, const std::function<void(Communicator&)>& body, std::ch
   for (int r = 0; r < size; ++r) ranks.push_back(r);
   const auto group = std::make_shared<Group>(world, ranks);
   std::exception_ptr first;
+  bool is_echo = true;  // only tells that another rank failed
   auto run = [&](int rank) {
     ThreadCommunicator communicator(group, rank);
     try {
       body(communicator);
     } catch (const std::exception& e) {
       std::lock_guard lock(world->mutex);
-      if (!first) first = std::current_exception();
+      const auto* error = dynamic_cast<const Error*>(&e);
+      const bool echo = error != nullptr && error->id() == kPeerFailedId;
+      if (!first || (is_echo && !echo)) {
+        first = std::current_exception();
+        is_echo = echo;
+      }
       world->abort_locked(str("rank ", rank, ": ", e.what()));
     }
   };

@@ -12,7 +12,7 @@ namespace rookery {
 inline constexpr std::chrono::milliseconds kCommTimeout = std::chrono::minutes(5);
 
 // Runs body on `size` threads, each with its rank's communicator, and waits for all. The first exception of
-// any rank aborts the others and is rethrown here.
+// a rank aborts the others and is rethrown here.
 void run_ranks(int size, const std::function<void(Communicator&)>& body,
                std::chrono::milliseconds timeout = kCommTimeout);
 
