@@ -56,6 +56,7 @@ constexpr Row kRows[] = {
     {"log.tensorboard", kFile, "a TensorBoard event file"},
     {"plot.svg", kAtomicFile, "a picture of `rookery plot`"},
     {"data.prepare", kAtomicFile | kRemove, "the unfinished work of rookery data prepare and its journal"},
+    {"doctor", kAtomicFile, "the probe files of `rookery doctor`"},
     {"io.mkdir", kBare, "a folder being made"},
     {"io.syncdir", kBare, "fsync of a folder after a rename"},
     {"test", kAtomicFile | kRemove | kExchange | kBare, "files that only the tests write"},

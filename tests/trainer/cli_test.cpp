@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "tests/support/program.h"
@@ -260,6 +261,69 @@ TEST(Binary, FullStandardOutputIsAnError) {
   test::ProgramResult r = run_rookery({"help", "--man"}, {}, "/dev/full");
   EXPECT_EQ(r.code, 74);
   EXPECT_NE(r.err.find("standard output"), std::string::npos);
+}
+
+TEST(Binary, ConfigurationErrorsExit78AndMissingFiles66) {
+  TempDir dir;
+  std::string broken = test::put(dir, "broken.yaml", "optim:\n  lr: fast\n  beta3: 1\n").string();
+  test::ProgramResult r = run_rookery({"config", "check", broken});
+  EXPECT_EQ(r.code, 78);
+  EXPECT_EQ(r.out, "");
+  EXPECT_TRUE(r.err.starts_with("error[CFG-01]: ")) << r.err;
+  EXPECT_NE(r.err.find("broken.yaml:2:7: optim.lr: "), std::string::npos) << r.err;
+  EXPECT_NE(r.err.find("broken.yaml:3:3: optim.beta3: "), std::string::npos) << r.err;
+  EXPECT_EQ(run_rookery({"config", "check", "nowhere.yaml"}).code, 66);
+  EXPECT_EQ(run_rookery({"config", "check", broken, "=3"}).code, 78) << "the file is wrong too";
+}
+
+TEST(Binary, NumbersDoNotDependOnTheLocale) {
+  for (const char* locale : {"C", "de_DE.UTF-8", "nowhere"}) {
+    test::ProgramResult r = run_rookery({"config", "schema"}, {{"LC_ALL", locale}});
+    EXPECT_EQ(r.code, 0);
+    EXPECT_NE(r.out.find("\"default\": 0.01,"), std::string::npos);
+  }
+}
+
+TEST(Doctor, ChecksThisMachine) {
+  test::ProgramResult r = run_rookery({"doctor", "--json"}, {{"ROOKERY_PROBE", "seen\xff"}});
+  EXPECT_EQ(r.code, 0) << r.out;
+  auto report = nlohmann::json::parse(r.out);
+  EXPECT_EQ(report["ok"], true);
+  std::string names;
+  for (const auto& check : report["checks"]) names += check["check"].get<std::string>() + "\n";
+  for (const char* name : {"rookery", "HDF5", "BLAS", "processor", "memory", "instruction sets",
+                           "HDF5 round trip", "working folder", "environment"}) {
+    EXPECT_NE(names.find(std::string(name) + "\n"), std::string::npos) << name;
+  }
+  test::ProgramResult text = run_rookery({"doctor"});
+  EXPECT_EQ(text.code, 0);
+  EXPECT_NE(text.out.find("ok    HDF5 round trip   wrote, synced and read back"), std::string::npos)
+      << text.out;
+}
+
+TEST(Doctor, SaysWhatDoesNotWork) {
+  test::ProgramResult r = run_rookery({"doctor"}, {{"ROOKERY_FAULT", "doctor.write:enospc"}});
+  EXPECT_EQ(r.code, 69);
+  EXPECT_NE(r.out.find("FAIL  HDF5 round trip"), std::string::npos) << r.out;
+  EXPECT_NE(r.out.find("FAIL  working folder"), std::string::npos) << r.out;
+  EXPECT_EQ(run_rookery({"doctor"}, {{"TMPDIR", "/nowhere"}}).code, 69);
+}
+
+TEST(Doctor, ListsTheFaultPoints) {
+  test::ProgramResult r = run_rookery({"doctor", "--fault-points"});
+  EXPECT_EQ(r.code, 0);
+  EXPECT_NE(r.out.find("ckpt.manifest.write\t"), std::string::npos) << r.out;
+}
+
+// `ninja -C build docs` brings these files up to date.
+TEST(Docs, CommittedPagesAreWhatTheProgramPrints) {
+  const std::vector<std::pair<std::string, std::vector<std::string>>> pages = {
+      {"docs/configuration.md", {"config", "reference"}},
+      {"docs/command-line.md", {"help", "--markdown"}},
+      {"docs/exit-codes.md", {"help", "--exit-codes"}}};
+  for (const auto& [file, line] : pages) {
+    EXPECT_TRUE(test::slurp(file) == run_rookery(line).out) << file << " is out of date: ninja -C build docs";
+  }
 }
 
 }  // namespace

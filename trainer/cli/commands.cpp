@@ -11,6 +11,8 @@ Command rookery_command() {
   root.children = {
       plot_command(),
       data_command(),
+      config_command(),
+      doctor_command(),
       help_command(),
   };
   return root;

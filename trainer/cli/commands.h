@@ -9,6 +9,8 @@ namespace rookery::cli {
 Command rookery_command();  // the root: all sub-commands below it
 
 Command data_command();
+Command config_command();
+Command doctor_command();
 Command help_command();
 Command plot_command();
 

@@ -9,6 +9,7 @@
 
 #include "kernels/base/str.h"
 #include "rookery_build.h"
+#include "trainer/loop/environment.h"
 
 namespace rookery::cli {
 
@@ -31,18 +32,8 @@ std::vector<std::pair<std::string, std::string>> component_versions() {
 
 std::string instruction_sets() {
   std::string found;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  auto note = [&](bool has, std::string_view name) {
-    if (has) found += (found.empty() ? "" : " ") + std::string(name);
-  };
-  note(__builtin_cpu_supports("avx2"), "AVX2");
-  note(__builtin_cpu_supports("fma"), "FMA");
-  note(__builtin_cpu_supports("avx512f"), "AVX512F");
-  note(__builtin_cpu_supports("avx512bw"), "AVX512BW");
-  note(__builtin_cpu_supports("avx512vl"), "AVX512VL");
-  note(__builtin_cpu_supports("avx512bf16"), "AVX512-BF16");
-#endif
+  for (const std::string& set : loop::this_machine().instruction_sets)
+    found += (found.empty() ? "" : " ") + set;
   return found.empty() ? "portable only" : found;
 }
 

@@ -287,10 +287,10 @@ ResumeChanges resume_changes(const RunConfig& saved, const RunConfig& now) {
     // A source that is there on one side only changes the order of the data, wherever its files lie.
     const bool source_added = d.path.starts_with("data.sources") && (d.left.empty() || d.right.empty());
     ResumeClass c = source_added ? ResumeClass::kStop : resume_class(d.path);
-    if (c == ResumeClass::kStop)
-      changes.stop.push_back(std::move(d));
-    else if (c == ResumeClass::kNote)
-      changes.note.push_back(std::move(d));
+    (c == ResumeClass::kStop   ? changes.stop
+     : c == ResumeClass::kNote ? changes.note
+                               : changes.free)
+        .push_back(std::move(d));
   }
   return changes;
 }

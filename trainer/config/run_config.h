@@ -177,7 +177,7 @@ enum class ResumeClass {
 ResumeClass resume_class(const std::string& path);
 
 struct ResumeChanges {
-  std::vector<Difference> stop, note;  // left: the saved value, right: the one now
+  std::vector<Difference> stop, note, free;  // left: the saved value, right: the one now
 };
 ResumeChanges resume_changes(const RunConfig& saved, const RunConfig& now);
 

@@ -1,0 +1,147 @@
+// doctor.cpp: `rookery doctor`: does what a run needs work on this machine? Each check is a line with what
+// was found.
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include "data/hdf5/hdf5.h"
+#include "kernels/base/fault.h"
+#include "kernels/base/io.h"
+#include "trainer/cli/commands.h"
+#include "trainer/cli/terminal.h"
+#include "trainer/cli/version.h"
+#include "trainer/loop/environment.h"
+
+extern char** environ;
+
+namespace rookery::cli {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Check {
+  std::string name, found;
+  bool ok = true;
+};
+
+std::string gib(double bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f GiB", bytes / double(1 << 30));
+  return text;
+}
+
+// A folder of its own below `parent`, gone at the end of the scope.
+class ScratchFolder {
+ public:
+  explicit ScratchFolder(const fs::path& parent) {
+    std::string pattern = (parent / "rookery-doctor-XXXXXX").string();
+    if (!mkdtemp(pattern.data()))
+      fail(ExitCode::kCannotCreate, "DOC-01", parent.string(), ": no folder can be made here");
+    path_ = pattern;
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+  ~ScratchFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+// What checkpoints do: a file written, synced and renamed, and read back.
+std::string hdf5_round_trip(const fs::path& parent) {
+  ScratchFolder folder(parent);
+  const fs::path file = folder.path() / "probe.h5";
+  std::vector<float> values(4096);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = float(i) / 3;
+  data::h5::Writer writer(file, "doctor");
+  writer.dataset("/probe", std::span<const float>(values));
+  writer.close();
+  data::h5::Reader reader(file);
+  if (reader.read_vector<float>("/probe", values.size()) != values) {
+    fail(ExitCode::kIo, "DOC-02", file.string(), ": other numbers came back than were written");
+  }
+  return str("wrote, synced and read back ", values.size(), " numbers in ", parent.string());
+}
+
+Check guarded(const std::string& name, const std::function<std::string()>& body) {
+  try {
+    return {name, body()};
+  } catch (const std::exception& e) {
+    return {name, e.what(), false};
+  }
+}
+
+std::vector<Check> run_checks() {
+  std::vector<Check> checks = {{"rookery", program_version() + ", revision " + source_revision()}};
+  for (const auto& [name, version] : component_versions()) checks.push_back({name, version});
+  const loop::Machine machine = loop::this_machine();
+  checks.push_back({"system", machine.os});
+  checks.push_back(
+      {"processor", str(machine.cpu, ", ", machine.cores, machine.cores == 1 ? " core" : " cores")});
+  checks.push_back({"instruction sets", instruction_sets()});
+  checks.push_back({"memory", gib(double(machine.memory_bytes))});
+  const fs::path here = fs::current_path();
+  checks.push_back(guarded("HDF5 round trip", [&] { return hdf5_round_trip(fs::temp_directory_path()); }));
+  checks.push_back(guarded("working folder", [&] {
+    ScratchFolder folder(here);
+    io::write_file_atomic(folder.path() / "probe", "probe", "doctor");
+    return str(here.string(), " can be written, ", gib(double(io::free_bytes(here))), " free");
+  }));
+  for (char** entry = environ; *entry; ++entry) {
+    std::string_view text = *entry;
+    if (text.starts_with("ROOKERY_")) checks.push_back({"environment", std::string(text)});
+  }
+  return checks;
+}
+
+int run_doctor(const Arguments& arguments) {
+  if (arguments.flag("fault-points")) {
+    for (const FaultPointInfo& point : fault_point_table())
+      std::cout << str(point.name, "\t", point.help, "\n");
+    return 0;
+  }
+  const std::vector<Check> checks = run_checks();
+  bool ok = true;
+  for (const Check& check : checks) ok = ok && check.ok;
+  if (arguments.flag("json")) {
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    for (const Check& c : checks) list.push_back({{"check", c.name}, {"ok", c.ok}, {"found", c.found}});
+    // Environment variables may hold any bytes.
+    std::cout << nlohmann::ordered_json{{"ok", ok}, {"checks", list}}.dump(
+                     2, ' ', false, nlohmann::json::error_handler_t::replace)
+              << "\n";
+  } else {
+    for (const Check& c : checks) {
+      std::cout << str(c.ok ? "ok    " : "FAIL  ", c.name,
+                       std::string(c.name.size() < 18 ? 18 - c.name.size() : 1, ' '), printable(c.found),
+                       "\n");
+    }
+  }
+  return int(ok ? ExitCode::kOk : ExitCode::kUnavailable);
+}
+
+}  // namespace
+
+Command doctor_command() {
+  Command c;
+  c.name = "doctor";
+  c.summary = "what this machine has, and whether what a run needs works on it";
+  c.options = {{"json", "", "as JSON"},
+               {"fault-points", "", "list the points of ROOKERY_FAULT, which break writes on purpose"}};
+  c.examples = {{"rookery doctor"}, {"rookery doctor --json", "for scripts"}};
+  c.exit_codes = {ExitCode::kUnavailable};
+  c.run = run_doctor;
+  return c;
+}
+
+}  // namespace rookery::cli
