@@ -184,12 +184,13 @@ void TokenSetStage::write_binidx(const fs::path& bin, const fs::path& idx) const
   data.close();
 
   io::OutputFile index(idx, kPoint, io::OutputFile::Mode::kTruncate);
-  auto put = [&](auto value) { index.write(std::as_bytes(std::span(&value, 1))); };
-  index.write(std::string_view("MMIDIDX\0\0", 9));
-  put(uint64_t{1});
+  std::string header("MMIDIDX\0\0", 9);
+  auto put = [&](auto value) { header.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  put(uint64_t{1});  // version
   put(static_cast<uint8_t>(wide_ ? 4 : 8));
   put(static_cast<uint64_t>(position_.docs));
   put(static_cast<uint64_t>(position_.docs) + 1);
+  index.write(header);
   const InputFile documents(docs_->path());
   const FileArray<uint64_t> rows(documents, 0, position_.docs * 2);
   // Three passes: lengths, starts in bytes, document index. `make` gives a document's entry from its begin
@@ -215,7 +216,7 @@ void TokenSetStage::write_binidx(const fs::path& bin, const fs::path& idx) const
   pass.template operator()<int64_t>(
       [&](uint64_t begin, uint64_t) { return static_cast<int64_t>(begin * (wide_ ? 4 : 2)); });
   int64_t k = 0;
-  put(int64_t{0});
+  index.write(std::string_view("\0\0\0\0\0\0\0\0", 8));  // document 0 begins at sequence 0
   pass.template operator()<int64_t>([&](uint64_t, uint64_t) { return ++k; });
   index.sync();
   index.close();

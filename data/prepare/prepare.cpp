@@ -106,8 +106,15 @@ class Preparation {
     if (!existed) check_outputs_free();
     io::create_directories(folder_);
     const FolderLock lock(folder_);
-    const Json journal = begin();
-    if (existed && !finished_in(journal)) check_outputs_free();
+    const Json journal = begin();  // after the lock: another process may have been at work
+    if (existed && !finished_in(journal)) {
+      try {
+        check_outputs_free();
+      } catch (const Error&) {
+        if (journal.is_null()) retire();
+        throw;
+      }
+    }
     try {
       if (!journal.is_null()) restore(journal);
       open_stages(journal);
@@ -115,10 +122,10 @@ class Preparation {
       publish();
     } catch (const Error& e) {
       // Bad input must change, and then the work is void. After a full disk it is worth going on.
-      if (e.code() == ExitCode::kData || e.code() == ExitCode::kNoInput) io::remove_all(folder_, kPoint);
+      if (e.code() == ExitCode::kData || e.code() == ExitCode::kNoInput) retire();
       throw;
     }
-    io::remove_all(folder_, kPoint);
+    retire();
     report_.seconds = seconds();
     return std::move(report_);
   }
@@ -170,13 +177,21 @@ class Preparation {
     check_outputs(all, inputs, options_.force);
   }
 
-  // The journal of unfinished work of this command, or null.
+  fs::path journal_path() const { return folder_ / "journal.json"; }
+
+  // Removes the folder of the work, the journal first: what is left without one is worth nothing.
+  void retire() const {
+    if (fs::exists(journal_path())) io::remove(journal_path(), kPoint);
+    io::remove_all(folder_, kPoint);
+  }
+
+  // The journal of unfinished work of this command, or null and an empty folder.
   Json begin() const {
-    if (options_.force)
+    if (options_.force || !fs::exists(journal_path())) {
       for (const auto& entry : fs::directory_iterator(folder_)) io::remove_all(entry.path(), kPoint);
-    const fs::path journal = folder_ / "journal.json";
-    if (!fs::exists(journal)) return {};
-    Json found = Json::parse(io::read_file(journal, 1 << 24), nullptr, false);
+      return {};
+    }
+    Json found = Json::parse(io::read_file(journal_path(), 1 << 24), nullptr, false);
     if (!found.is_object() || found.value("fingerprint", "") != fingerprint())
       fail(ExitCode::kCannotCreate, "DATA-19", folder_.native(),
            ": holds unfinished work of another command, or its input has changed: repeat that command, or "
@@ -240,7 +255,7 @@ class Preparation {
       const auto p = stage->position();
       j["stages"].push_back({p.docs, p.tokens, p.text_bytes});
     }
-    io::write_file_atomic(folder_ / "journal.json", j.dump(), kPoint);
+    io::write_file_atomic(journal_path(), j.dump(), kPoint);
     committed_bytes_ = done_bytes_;
   }
 
