@@ -36,8 +36,8 @@ template <class F>
 inline __attribute__((always_inline)) void parallel_parts(ThreadPool& pool, int64_t n, int64_t grain,
                                                           F&& body) {
   if (n <= 0) return;
-  const int64_t wanted = grain > 1 ? (n + grain - 1) / grain : n;
-  const int parts = static_cast<int>(wanted < pool.num_threads() ? wanted : pool.num_threads());
+  const int64_t most = grain > 1 ? n / grain : n;
+  const int parts = static_cast<int>(most < pool.num_threads() ? most : pool.num_threads());
   if (parts <= 1) {
     body(int64_t{0}, n, 0);
     return;
