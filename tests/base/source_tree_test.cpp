@@ -76,7 +76,7 @@ std::vector<std::string> files_under(const fs::path& root, const std::string& to
 
 // "file:line: what is wrong", one for each include against the directions.
 std::vector<std::string> wrong_includes(const fs::path& root) {
-  static const std::regex kInclude(R"(^\s*#\s*include\s*["<]([^">]+)[">])");
+  static const std::regex kInclude(R"(^\s*#\s*include\s*(["<])([^">]+)[">])");
   static const std::set<std::string> kSources = {".h", ".cpp", ".cu", ".cuh", ".inc"};
   std::vector<std::string> wrong;
   for (const std::string& layer : kLayers) {
@@ -90,13 +90,13 @@ std::vector<std::string> wrong_includes(const fs::path& root) {
       for (size_t i = 0; i < lines.size(); ++i) {
         std::smatch match;
         if (!std::regex_search(lines[i], match, kInclude)) continue;
-        const std::string target = match[1];
+        const std::string target = match[2];
         const std::string where = file + ":" + std::to_string(i + 1) + ": ";
         if (inside(target, "tests")) {
           wrong.push_back(where + "the program includes the tests' " + target);
         } else if (std::none_of(kLayers.begin(), kLayers.end(),
                                 [&](const std::string& top) { return inside(target, top); })) {
-          if (fs::exists((root / file).parent_path() / target)) {
+          if (match[1] == "\"" && fs::exists((root / file).parent_path() / target)) {
             wrong.push_back(where + target + " is not written from the project root");
           }
         } else if (home.empty()) {
@@ -164,7 +164,8 @@ TEST(IncludeDirections, PlantedViolationsAreFound) {
   test::TempDir dir;
   const fs::path root = dir.path();
   put(root / "kernels/base/a.h", "#include <vector>\n#include \"kernels/tensor/tensor.h\"\n");
-  put(root / "kernels/ops/x/x.cpp", "#include \"kernels/autograd/tape.h\"\n#include \"x.h\"\n");
+  put(root / "kernels/ops/x/x.cpp",
+      "#include \"kernels/autograd/tape.h\"\n#include \"x.h\"\n#include <x.h>\n");
   put(root / "kernels/ops/x/x.h", "#include \"tests/support/process.h\"\n");
   put(root / "parallel/p.h", "#include \"kernels/ops/x/x.h\"\n#include <trainer/nn/module.h>\n");
   put(root / "data/d.cpp", "#include \"kernels/base/a.h\"\n\n#include \"kernels/autograd/tape.h\"\n");
