@@ -82,7 +82,7 @@ class TreeBuilder : public YAML::EventHandler {
     auto it = anchored_.find(anchor);
     if (it == anchored_.end()) stop(mark, "the alias stands inside the node that it names");
     Node copy = it->second;
-    count(mark, node_count(copy));
+    count(mark, node_count(copy) - 1);  // add() counts the first
     add(std::move(copy), 0);
   }
 
@@ -262,6 +262,7 @@ std::string syntax_message(const std::string& message) {
            " (indent with spaces, all keys of a section alike; a value that holds ': ' or ends in ':' needs "
            "quotes)";
   }
+  if (message == YAML::ErrorMsg::BAD_FILE) return "nested too deeply";
   if (message == YAML::ErrorMsg::EOF_IN_SCALAR) return message + " (a quote is not closed)";
   return message;
 }
@@ -422,7 +423,8 @@ Node* Node::find(std::string_view key) {
 }
 
 Node parse_yaml(std::shared_ptr<const Source> source, std::vector<Problem>& problems) {
-  if (!text_is_sound(source, problems)) return {};
+  const Node empty{.place = {source}};
+  if (!text_is_sound(source, problems)) return empty;
   TreeBuilder builder(source, problems);
   try {
     std::istringstream in(source->text);
@@ -441,7 +443,7 @@ Node parse_yaml(std::shared_ptr<const Source> source, std::vector<Problem>& prob
   } catch (const Stop&) {
     // noted by the builder
   }
-  return {};
+  return empty;
 }
 
 void merge(Node& base, Node over) {
