@@ -33,7 +33,7 @@ inline int64_t wkv6_padded(int64_t N) { return (N + kWkv6Pad - 1) / kWkv6Pad * k
 inline int64_t wkv6_forward_scratch(int64_t N) { return (wkv6_padded(N) + 40) * wkv6_padded(N); }
 inline int64_t wkv6_backward_scratch(int64_t T, int64_t N) {
   const int64_t P = wkv6_padded(N), states = (T + kWkv6Block - 1) / kWkv6Block + kWkv6Block + 1;
-  return (states * P + T + 64) * P;
+  return (states * P + T + 80) * P;
 }
 struct Wkv6Args {
   Tensor r, k, v, w, u, state0, doc_start;  // the last two may be undefined
