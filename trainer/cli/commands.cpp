@@ -9,6 +9,7 @@ Command rookery_command() {
   root.summary = "train RWKV language models, from raw text to generated text";
   root.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "train, one value changed"}};
   root.children = {
+      ckpt_command(),
       plot_command(),
       data_command(),
       config_command(),

@@ -8,6 +8,7 @@ namespace rookery::cli {
 
 Command rookery_command();  // the root: all sub-commands below it
 
+Command ckpt_command();
 Command data_command();
 Command config_command();
 Command doctor_command();
