@@ -16,7 +16,8 @@
 #include "kernels/base/io.h"
 #include "tests/support/process.h"
 
-// HDF5 itself forgets to free what it had read of a damaged file; the leak check of the asan preset is told so.
+// HDF5 itself forgets to free what it had read of a damaged file; the leak check of the asan preset is told
+// so.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
 
 namespace rookery::data::h5 {

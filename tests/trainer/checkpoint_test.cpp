@@ -16,7 +16,8 @@
 #include "tests/support/sample_checkpoint.h"
 #include "trainer/checkpoint/run_lock.h"
 
-// HDF5 itself forgets to free what it had read of a damaged file; the leak check of the asan preset is told so.
+// HDF5 itself forgets to free what it had read of a damaged file; the leak check of the asan preset is told
+// so.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
 
 namespace rookery::checkpoint {
