@@ -10,7 +10,6 @@
 #include "data/tokenizer/candidates.h"
 #include "data/tokenizer/utf8.h"
 #include "kernels/base/error.h"
-#include "kernels/base/io.h"
 
 namespace rookery::data {
 namespace {
@@ -185,48 +184,6 @@ class Selection {
 };
 
 }  // namespace
-
-LanguageSample sample_language(const LanguageFiles& language, int64_t bytes) {
-  constexpr uint64_t kBlock = uint64_t{16} << 10;
-  struct Source {
-    io::MappedFile file;
-    uint64_t blocks;
-  };
-  LanguageSample sample{language.name, {}, 0};
-  std::vector<Source> sources;
-  uint64_t total_blocks = 0;
-  for (const auto& path : language.files) {
-    sources.push_back({io::MappedFile(path), 0});
-    const uint64_t size = sources.back().file.bytes().size();
-    sources.back().blocks = (size + kBlock - 1) / kBlock;
-    total_blocks += sources.back().blocks;
-    sample.total_bytes += static_cast<int64_t>(size);
-  }
-  const uint64_t wanted = std::min(total_blocks, (static_cast<uint64_t>(bytes) + kBlock - 1) / kBlock);
-  uint64_t number = 0;  // of a block, over all files
-  for (const Source& source : sources) {
-    const auto raw = source.file.bytes();
-    const std::string_view text(reinterpret_cast<const char*>(raw.data()), raw.size());
-    // A line belongs to the block in which it begins.
-    const auto line_start = [&](uint64_t offset) -> size_t {
-      if (offset == 0) return 0;
-      if (offset >= text.size()) return text.size();
-      const size_t end = text.find('\n', offset - 1);
-      return end == std::string_view::npos ? text.size() : end + 1;
-    };
-    for (uint64_t block = 0; block < source.blocks; ++block, ++number) {
-      // Bresenham's line: of total_blocks, `wanted` are taken at even distances.
-      if ((number + 1) * wanted / total_blocks == number * wanted / total_blocks) continue;
-      const size_t begin = line_start(block * kBlock);
-      sample.text += text.substr(begin, std::max(begin, line_start((block + 1) * kBlock)) - begin);
-    }
-  }
-  if (sample.text.empty()) {
-    fail(ExitCode::kData, "VOCAB-10", "language ", language.name, ": no text in ", language.files.size(),
-         " files. Give files that hold text in UTF-8");
-  }
-  return sample;
-}
 
 std::vector<VocabEntry> train_vocabulary(const std::vector<LanguageSample>& samples,
                                          const VocabTraining& options, ThreadPool& pool) {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -16,22 +15,12 @@
 
 namespace rookery::data {
 
-// Text files of one language (or of anything that deserves its own share of the vocabulary).
-struct LanguageFiles {
-  std::string name;
-  std::vector<std::filesystem::path> files;
-};
-
+// Text of one language, or of anything that deserves its own share of the vocabulary: text_sample.h takes it
+// from files.
 struct LanguageSample {
   std::string name;
   std::string text;
-  int64_t total_bytes;  // of the files that the text was taken from
 };
-
-// About `bytes` bytes of the files, as whole lines from places spread evenly over them; all if there is no
-// more than that. Reads only what it takes. Throws kNoInput for what is not a readable regular file, kData
-// (VOCAB-10) where there is no text.
-LanguageSample sample_language(const LanguageFiles& language, int64_t bytes);
 
 struct VocabTraining {
   // Rows of the model's embedding: id 0 is the end of text, ids 1 to vocab_size - 1 are learned. 258..65536.

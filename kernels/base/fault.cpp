@@ -48,6 +48,7 @@ constexpr Row kRows[] = {
     {"ckpt.probe", kFile | kRemove, "the trial write before training"},
     {"ckpt.clean", kRemove, "leftovers of interrupted saves"},
     {"run.lock", kFile | kRemove, "the lock of a run folder"},
+    {"tokenizer.vocab", kAtomicFile, "a learned vocabulary"},
     {"data.tokens", kAtomicFile | kRemove, "a token data set"},
     {"run.environment", kAtomicFile, "env.json of a run"},
     {"run.control", kRemove, "RUN/STOP or RUN/SAVE being taken"},

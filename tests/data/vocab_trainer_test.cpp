@@ -44,10 +44,7 @@ std::string han(size_t bytes) {
                        bytes, 2);
 }
 
-LanguageSample sample(std::string name, std::string text) {
-  const auto size = static_cast<int64_t>(text.size());
-  return {std::move(name), std::move(text), size};
-}
+LanguageSample sample(std::string name, std::string text) { return {std::move(name), std::move(text)}; }
 
 std::string learn(const std::vector<LanguageSample>& samples, VocabTraining options, int threads) {
   ThreadPool pool(threads);
