@@ -76,8 +76,7 @@ void sample_plain(const TextInput& input, const TextOptions& options, Chooser& c
   }
 }
 
-void sample_json_lines(const TextInput& input, const TextOptions& given, Chooser& chooser,
-                       std::string& out) {
+void sample_json_lines(const TextInput& input, const TextOptions& given, Chooser& chooser, std::string& out) {
   TextOptions options = given;
   const std::vector<TextInput> files{input};
   options.chunk_bytes = kStretch;

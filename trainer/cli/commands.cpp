@@ -11,6 +11,7 @@ Command rookery_command() {
   root.children = {
       ckpt_command(),
       plot_command(),
+      tokenizer_command(),
       data_command(),
       config_command(),
       doctor_command(),

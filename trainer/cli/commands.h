@@ -14,5 +14,6 @@ Command config_command();
 Command doctor_command();
 Command help_command();
 Command plot_command();
+Command tokenizer_command();
 
 }  // namespace rookery::cli

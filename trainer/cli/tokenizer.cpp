@@ -43,7 +43,8 @@ std::string read_stdin() {
   char block[1 << 16];
   while (const size_t n = std::fread(block, 1, sizeof block, stdin)) {
     text.append(block, n);
-    if (text.size() > kMaxText) fail(ExitCode::kData, "VOCAB-12", "standard input: more than 1 GiB; cut it into parts");
+    if (text.size() > kMaxText)
+      fail(ExitCode::kData, "VOCAB-12", "standard input: more than 1 GiB; cut it into parts");
   }
   if (std::ferror(stdin)) fail(ExitCode::kIo, "VOCAB-12", "standard input cannot be read");
   return text;
@@ -97,8 +98,8 @@ std::vector<int32_t> parse_ids(std::string_view text) {
     int32_t id = 0;
     const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, id);
     if (error != std::errc() || stop != text.data() + end || id < 0) {
-      fail(ExitCode::kData, "VOCAB-13", "found '", printable(text.substr(at, std::min<size_t>(end - at, 40))), "' as id ",
-           ids.size() + 1, ", expected whole numbers with blanks or commas between them");
+      fail(ExitCode::kData, "VOCAB-13", "found '", printable(text.substr(at, std::min<size_t>(end - at, 40))),
+           "' as id ", ids.size() + 1, ", expected whole numbers with blanks or commas between them");
     }
     ids.push_back(id);
     at = end;
@@ -149,8 +150,8 @@ int run_check(const Arguments& arguments) {
   }
   print(str("vocabulary     ", printable(arguments.text("vocab")), "\nsha256         ", tokenizer.sha256(),
             "\ntokens         ", tokenizer.num_tokens(), ", ids up to ", tokenizer.vocab_size() - 1, ", ",
-            tokenizer.vocab_size() - 1 - tokenizer.num_tokens(), " ids unused\nlongest token  ", tokenizer.longest_token(),
-            " bytes\nnot UTF-8      ", not_utf8, " tokens\nsingle bytes   "));
+            tokenizer.vocab_size() - 1 - tokenizer.num_tokens(), " ids unused\nlongest token  ",
+            tokenizer.longest_token(), " bytes\nnot UTF-8      ", not_utf8, " tokens\nsingle bytes   "));
   if (missing.empty()) {
     print("all 256: every text can be encoded\n");
   } else {
@@ -184,7 +185,8 @@ std::vector<LanguageInputs> language_inputs(const Arguments& arguments) {
   for (const std::string& given : arguments.texts("lang")) {
     const size_t equals = given.find('=');
     if (equals == std::string::npos || equals == 0 || equals + 1 == given.size())
-      fail(ExitCode::kUsage, "", "--lang: found '", printable(given), "', expected NAME=PATH, as in en=corpus/en.txt");
+      fail(ExitCode::kUsage, "", "--lang: found '", printable(given),
+           "', expected NAME=PATH, as in en=corpus/en.txt");
     add(given.substr(0, equals), given.substr(equals + 1));
   }
   for (const std::string& path : arguments.positional()) {
@@ -198,7 +200,8 @@ std::vector<LanguageInputs> language_inputs(const Arguments& arguments) {
     if (folders.empty()) add("text", path);
   }
   if (languages.empty())
-    fail(ExitCode::kUsage, "", "no text given, expected --lang NAME=PATH, a folder with one folder per language, or files");
+    fail(ExitCode::kUsage, "",
+         "no text given, expected --lang NAME=PATH, a folder with one folder per language, or files");
   return languages;
 }
 
@@ -206,8 +209,8 @@ std::vector<LanguageInputs> language_inputs(const Arguments& arguments) {
 void check_output(const fs::path& out, bool force) {
   const fs::path folder = out.has_parent_path() ? out.parent_path() : ".";
   if (!fs::is_directory(folder))
-    fail(ExitCode::kCannotCreate, "VOCAB-14", printable(out.string()), ": the folder ", printable(folder.string()),
-         " does not exist; make it first");
+    fail(ExitCode::kCannotCreate, "VOCAB-14", printable(out.string()), ": the folder ",
+         printable(folder.string()), " does not exist; make it first");
   if (fs::exists(out) && !force)
     fail(ExitCode::kCannotCreate, "VOCAB-14", printable(out.string()),
          ": exists already; name another file, or replace it with --force");
@@ -223,8 +226,9 @@ int run_train(const Arguments& arguments) {
   const int64_t threads = arguments.integer("threads", 0, kMaxThreads);
   data::TextOptions text_options;
   text_options.field = arguments.text("field");
-  text_options.on_bad_text =
-      arguments.one_of("on-bad-text", {"error", "skip"}) == "error" ? data::OnBad::kError : data::OnBad::kSkip;
+  text_options.on_bad_text = arguments.one_of("on-bad-text", {"error", "skip"}) == "error"
+                                 ? data::OnBad::kError
+                                 : data::OnBad::kSkip;
 
   struct Source {
     std::string name;
@@ -241,22 +245,25 @@ int run_train(const Arguments& arguments) {
       source.bytes += static_cast<int64_t>(input.size);
       std::error_code missing;  // then they are not the same file
       if (fs::equivalent(input.path, out, missing))
-        fail(ExitCode::kUsage, "VOCAB-14", printable(out.string()), ": is an input, expected another file for --out");
+        fail(ExitCode::kUsage, "VOCAB-14", printable(out.string()),
+             ": is an input, expected another file for --out");
     }
     total_bytes += source.bytes;
     sources.push_back(std::move(source));
   }
   std::vector<data::LanguageSample> samples;
   for (const Source& s : sources) {
-    const double share = training.equal_languages ? 1.0 / static_cast<double>(sources.size())
-                                                  : static_cast<double>(s.bytes) / static_cast<double>(total_bytes);
+    const double share = training.equal_languages
+                             ? 1.0 / static_cast<double>(sources.size())
+                             : static_cast<double>(s.bytes) / static_cast<double>(total_bytes);
     const auto wanted = std::max<int64_t>(1, static_cast<int64_t>(share * static_cast<double>(sample_bytes)));
     samples.push_back(data::sample_language(s.name, s.inputs.files, text_options, wanted));
   }
 
   if (::isatty(STDERR_FILENO))
     training.progress = [](const std::string& line) { std::fprintf(stderr, "\r\x1b[K%s", line.c_str()); };
-  ThreadPool pool(static_cast<int>(threads > 0 ? threads : std::clamp(std::thread::hardware_concurrency(), 1u, 64u)));
+  ThreadPool pool(
+      static_cast<int>(threads > 0 ? threads : std::clamp(std::thread::hardware_concurrency(), 1u, 64u)));
   const std::string file = data::format_vocabulary(data::train_vocabulary(samples, training, pool));
   if (training.progress) std::fputs("\r\x1b[K", stderr);
   io::write_file_atomic(out, file, "tokenizer.vocab");
@@ -276,8 +283,9 @@ int run_train(const Arguments& arguments) {
     print_json(j);
     return 0;
   }
-  print(str(printable(out.string()), ": ", tokenizer.num_tokens(), " tokens for a vocab_size of ", tokenizer.vocab_size(),
-            "\nsha256 ", tokenizer.sha256(), "\n\nlanguage     sampled bytes   bytes/token   coverage\n"));
+  print(str(printable(out.string()), ": ", tokenizer.num_tokens(), " tokens for a vocab_size of ",
+            tokenizer.vocab_size(), "\nsha256 ", tokenizer.sha256(),
+            "\n\nlanguage     sampled bytes   bytes/token   coverage\n"));
   for (const Json& entry : j["languages"]) {
     char line[160];
     std::snprintf(line, sizeof line, "%-10.40s %15lld %13s %9s%%\n",
@@ -287,7 +295,9 @@ int run_train(const Arguments& arguments) {
                   fixed(100 * entry["coverage"].get<double>(), 2).c_str());
     print(line);
   }
-  print("\ncoverage: characters that no token cuts; the sampled text is what the vocabulary was learned from\n");
+  print(
+      "\ncoverage: characters that no token cuts; the sampled text is what the vocabulary was learned "
+      "from\n");
   return 0;
 }
 
@@ -299,8 +309,9 @@ Command encode_command() {
   Command c;
   c.name = "encode";
   c.summary = "turn text into token ids";
-  c.details = "Takes the TEXT of the command line, else --file, else standard input, byte for byte: a line end at "
-              "the end of the input is encoded too.";
+  c.details =
+      "Takes the TEXT of the command line, else --file, else standard input, byte for byte: a line end at "
+      "the end of the input is encoded too.";
   c.positional = "[TEXT...]";
   c.most_positional = Command::kAny;
   c.options = {kVocab, kFile, {"pieces", "", "one token a line, with its text"}, kJson};
@@ -314,8 +325,9 @@ Command decode_command() {
   Command c;
   c.name = "decode";
   c.summary = "turn token ids into text";
-  c.details = "Takes the IDs of the command line, else --file, else standard input; blanks or commas stand between "
-              "them. Writes the bytes of the tokens and nothing else; id 0, the end of text, is nothing.";
+  c.details =
+      "Takes the IDs of the command line, else --file, else standard input; blanks or commas stand between "
+      "them. Writes the bytes of the tokens and nothing else; id 0, the end of text, is nothing.";
   c.positional = "[ID...]";
   c.most_positional = Command::kAny;
   c.options = {kVocab, kFile, kJson};
@@ -329,8 +341,10 @@ Command check_command() {
   Command c;
   c.name = "check";
   c.summary = "check a vocabulary file and how it cuts texts";
-  c.details = "Reads every line of the vocabulary, tells its identity (SHA-256) and whether single bytes are missing; "
-              "encodes each TEXT file, makes sure that it comes back, and tells bytes per token.";
+  c.details =
+      "Reads every line of the vocabulary, tells its identity (SHA-256) and whether single bytes are "
+      "missing; "
+      "encodes each TEXT file, makes sure that it comes back, and tells bytes per token.";
   c.positional = "[TEXT...]";
   c.most_positional = Command::kAny;
   c.options = {kVocab, kJson};
@@ -345,9 +359,12 @@ Command train_command() {
   c.name = "train";
   c.summary = "learn a vocabulary from text";
   c.details =
-      "Learns N - 1 tokens for greedy longest match, all 256 single bytes among them (id 0 is the end of text), and "
-      "writes them in the grammar of the RWKV World vocabulary. Texts are .txt and .jsonl files, folders of them and "
-      "patterns, grouped by language with --lang; or a FOLDER in which each folder is a language. The result does not "
+      "Learns N - 1 tokens for greedy longest match, all 256 single bytes among them (id 0 is the end of "
+      "text), and "
+      "writes them in the grammar of the RWKV World vocabulary. Texts are .txt and .jsonl files, folders of "
+      "them and "
+      "patterns, grouped by language with --lang; or a FOLDER in which each folder is a language. The result "
+      "does not "
       "depend on the number of threads.";
   c.positional = "[FOLDER | FILE...]";
   c.most_positional = Command::kAny;
@@ -363,8 +380,9 @@ Command train_command() {
       {"force", "", "replace the file that is there"},
       kJson,
   };
-  c.examples = {{"rookery tokenizer train --size 8192 --out vocab.txt --lang en=en.txt --lang 'ja=ja/*.jsonl'"},
-                {"rookery tokenizer train --out vocab.txt corpus/", "one folder per language"}};
+  c.examples = {
+      {"rookery tokenizer train --size 8192 --out vocab.txt --lang en=en.txt --lang 'ja=ja/*.jsonl'"},
+      {"rookery tokenizer train --out vocab.txt corpus/", "one folder per language"}};
   c.exit_codes = {ExitCode::kData, ExitCode::kNoInput, ExitCode::kCannotCreate};
   c.run = run_train;
   return c;
