@@ -1,5 +1,5 @@
 // tokenizer.h: text to token ids and back. World vocabulary files and learned ones share one grammar
-// (docs/data.md).
+// (docs/tokenizer.md).
 #pragma once
 
 #include <cstdint>

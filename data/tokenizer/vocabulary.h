@@ -1,5 +1,5 @@
 // vocabulary.h: the list of tokens behind a tokenizer, and the text file that holds it (the grammar of the
-// RWKV World vocabulary, docs/data.md). Matching: byte_trie.h. Learning one from text: vocab_trainer.h.
+// RWKV World vocabulary, docs/tokenizer.md). Matching: byte_trie.h. Learning one from text: vocab_trainer.h.
 #pragma once
 
 #include <cstdint>

@@ -7,11 +7,15 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <set>
+#include <sstream>
 
 #include "data/tokenizer/candidates.h"
+#include "data/tokenizer/text_sample.h"
 #include "data/tokenizer/utf8.h"
 #include "data/tokenizer/vocab_tokenizer.h"
 #include "kernels/base/error.h"
+#include "tests/support/program.h"
 
 namespace rookery::data {
 namespace {
@@ -163,6 +167,52 @@ TEST(TokenStatistics, CountsCharactersThatAreCut) {
   EXPECT_EQ(s.whole_characters, 2);
   EXPECT_EQ(s.tokens, 6);
   EXPECT_EQ(s.bytes, 9);
+}
+
+TEST(TextSample, TakesEvenlySpreadLinesOrEverything) {
+  const test::TempDir dir;
+  std::string first, second;
+  for (int i = 0; i < 20000; ++i) first += str("first ", i, "\n");
+  for (int i = 0; i < 20000; ++i) second += str("second ", i, "\n");
+  second.pop_back();  // no line end at the end of the file
+  const TextInputs inputs =
+      collect_inputs({test::put(dir, "a.txt", first).string(), test::put(dir, "b.txt", second).string()});
+  EXPECT_EQ(sample_language("x", inputs.files, {}, 1 << 30).text, first + second + "\n");
+
+  const std::string text = sample_language("x", inputs.files, {}, 100'000).text;
+  EXPECT_NEAR(static_cast<double>(text.size()), 100'000, 20'000);
+  EXPECT_NE(text.find("first 3"), std::string::npos);
+  EXPECT_NE(text.find("second 19"), std::string::npos) << "the end of the last file is in reach";
+  std::set<std::string> lines;
+  std::istringstream all(first + second);
+  for (std::string line; std::getline(all, line);) lines.insert(line);
+  std::istringstream sampled(text);
+  for (std::string line; std::getline(sampled, line);)
+    ASSERT_TRUE(lines.count(line)) << "a piece of a line: " << line;
+}
+
+TEST(TextSample, CutsALongLineBetweenCharacters) {
+  const test::TempDir dir;
+  std::string line;
+  for (int i = 0; i < 60'000; ++i) line += "\u4f60";
+  const TextInputs inputs = collect_inputs({test::put(dir, "a.txt", line).string()});
+  const std::string text = sample_language("x", inputs.files, {}, 50'000).text;
+  EXPECT_GT(text.size(), 40'000u);
+  EXPECT_EQ(find_invalid_utf8(text), std::string_view::npos);
+}
+
+TEST(TextSample, NamesInvalidBytesAndRefusesEmptiness) {
+  const test::TempDir dir;
+  const TextInputs bad = collect_inputs({test::put(dir, "bad.txt", "good\n\xC3(\n").string()});
+  EXPECT_NE(
+      error_of([&] { sample_language("x", bad.files, {}, 1000); }).find("bad.txt: byte 5 is not valid UTF-8"),
+      std::string::npos);
+  TextOptions skip;
+  skip.on_bad_text = OnBad::kSkip;
+  EXPECT_EQ(sample_language("x", bad.files, skip, 1000).text, "good\n\xC3(\n");
+  const TextInputs empty = collect_inputs({test::put(dir, "empty.txt", "\n\n").string()});
+  EXPECT_TRUE(
+      error_of([&] { sample_language("x", empty.files, {}, 1000); }).starts_with("VOCAB-10 language x"));
 }
 
 }  // namespace
