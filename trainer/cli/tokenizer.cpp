@@ -380,9 +380,8 @@ Command train_command() {
       {"force", "", "replace the file that is there"},
       kJson,
   };
-  c.examples = {
-      {"rookery tokenizer train --size 8192 --out vocab.txt --lang en=en.txt --lang 'ja=ja/*.jsonl'"},
-      {"rookery tokenizer train --out vocab.txt corpus/", "one folder per language"}};
+  c.examples = {{"rookery tokenizer train --out vocab.txt --lang en=en.txt --lang 'ja=ja/*.txt'"},
+                {"rookery tokenizer train --out vocab.txt corpus/", "one folder per language"}};
   c.exit_codes = {ExitCode::kData, ExitCode::kNoInput, ExitCode::kCannotCreate};
   c.run = run_train;
   return c;
