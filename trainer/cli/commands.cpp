@@ -15,6 +15,7 @@ Command rookery_command() {
       data_command(),
       config_command(),
       doctor_command(),
+      bench_command(),
       help_command(),
   };
   return root;

@@ -12,6 +12,8 @@ Command ckpt_command();
 Command data_command();
 Command config_command();
 Command doctor_command();
+Command bench_command();
+Command bench_op_command();
 Command help_command();
 Command plot_command();
 Command tokenizer_command();
