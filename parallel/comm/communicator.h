@@ -36,7 +36,8 @@ class Communicator {
   virtual void all_reduce(const Tensor& data, Reduce op) = 0;  // in place
   // in: size() slices of out's size, one after the other; rank r gets slice r, reduced.
   virtual void reduce_scatter(const Tensor& in, const Tensor& out, Reduce op) = 0;
-  virtual void all_gather(const Tensor& in, const Tensor& out) = 0;  // out: size() slices of in's size
+  // out: size() slices of in's size; in may be this rank's slice of out.
+  virtual void all_gather(const Tensor& in, const Tensor& out) = 0;
   // Rows for rank 0, then for rank 1, .. in `in`; rows from rank 0, then from rank 1, .. in `out`.
   virtual void all_to_all(const Tensor& in, const Tensor& out, const RowCounts& rows) = 0;
   virtual void broadcast(const Tensor& data, int root) = 0;

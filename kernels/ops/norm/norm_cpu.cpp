@@ -57,20 +57,25 @@ inline __attribute__((always_inline)) void group_backward(const NormGrad& a, int
   if (a.gate.defined()) {
     const T* __restrict gate = a.gate.data<T>() + at;
     if (a.dgate.tensor.defined()) {
-      T* __restrict dgate = a.dgate.tensor.data<T>() + at;
-      const bool add = a.dgate.accumulate;
+      // dz serves as scratch for the gradient of the gate: with the choice between = and += inside, the loop
+      // would not become vector code.
 #pragma omp simd
       for (int64_t i = 0; i < N; ++i) {
         const T s = vsigmoid(gate[i]);
         const T z = (x[i] - mean) * rstd * gamma[i] + beta[i];
-        const T d = dy[i] * z * s * (T(1) + gate[i] * (T(1) - s));
-        dgate[i] = add ? dgate[i] + d : d;
-        dz[i] = dy[i] * gate[i] * s;
+        dz[i] = dy[i] * z * s * (T(1) + gate[i] * (T(1) - s));
       }
-    } else {
+      T* __restrict dgate = a.dgate.tensor.data<T>() + at;
+      if (a.dgate.accumulate) {
 #pragma omp simd
-      for (int64_t i = 0; i < N; ++i) dz[i] = dy[i] * vsilu(gate[i]);
+        for (int64_t i = 0; i < N; ++i) dgate[i] += dz[i];
+      } else {
+#pragma omp simd
+        for (int64_t i = 0; i < N; ++i) dgate[i] = dz[i];
+      }
     }
+#pragma omp simd
+    for (int64_t i = 0; i < N; ++i) dz[i] = dy[i] * vsilu(gate[i]);
   } else {
 #pragma omp simd
     for (int64_t i = 0; i < N; ++i) dz[i] = dy[i];
