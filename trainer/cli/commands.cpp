@@ -9,12 +9,7 @@ Command rookery_command() {
   root.summary = "train RWKV language models, from raw text to generated text";
   root.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "train, one value changed"}};
   root.children = {
-<<<<<<< HEAD
-      ckpt_command(),
-      plot_command(),
       tokenizer_command(),
-=======
->>>>>>> cb05d77 (rookery train, eval, generate, bench step)
       data_command(),
       config_command(),
       train_command(),
@@ -24,7 +19,6 @@ Command rookery_command() {
       plot_command(),
       bench_command(),
       doctor_command(),
-      bench_command(),
       help_command(),
   };
   return root;

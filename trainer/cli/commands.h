@@ -9,23 +9,17 @@ namespace rookery::cli {
 Command rookery_command();  // the root: all sub-commands below it
 
 Command bench_command();
+Command bench_op_command();
 Command bench_step_command();
 Command ckpt_command();
 Command config_command();
 Command data_command();
 Command doctor_command();
-<<<<<<< HEAD
-Command bench_command();
-Command bench_op_command();
-Command help_command();
-Command plot_command();
-Command tokenizer_command();
-=======
 Command eval_command();
 Command generate_command();
 Command help_command();
 Command plot_command();
+Command tokenizer_command();
 Command train_command();
->>>>>>> cb05d77 (rookery train, eval, generate, bench step)
 
 }  // namespace rookery::cli
