@@ -96,12 +96,7 @@ std::vector<std::string> wrong_includes(const fs::path& root) {
           wrong.push_back(where + "the program includes the tests' " + target);
         } else if (std::none_of(kLayers.begin(), kLayers.end(),
                                 [&](const std::string& top) { return inside(target, top); })) {
-<<<<<<< HEAD
           if (match[1] == "\"" && fs::exists((root / file).parent_path() / target)) {
-=======
-          // <hdf5.h> is the library's, also beside a hdf5.h of ours.
-          if (lines[i].find('"') != std::string::npos && fs::exists((root / file).parent_path() / target)) {
->>>>>>> d412bc7 (Include check: an angle include is a library's)
             wrong.push_back(where + target + " is not written from the project root");
           }
         } else if (home.empty()) {

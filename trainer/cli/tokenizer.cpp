@@ -354,7 +354,7 @@ Command check_command() {
   return c;
 }
 
-Command train_command() {
+Command train_tokenizer_command() {
   Command c;
   c.name = "train";
   c.summary = "learn a vocabulary from text";
@@ -393,7 +393,7 @@ Command tokenizer_command() {
   Command c;
   c.name = "tokenizer";
   c.summary = "encode, decode, check and learn vocabularies";
-  c.children = {encode_command(), decode_command(), check_command(), train_command()};
+  c.children = {encode_command(), decode_command(), check_command(), train_tokenizer_command()};
   c.examples = {{"rookery tokenizer encode --vocab vocab.txt 'Hello world!'"}};
   return c;
 }
