@@ -7,7 +7,7 @@ namespace rookery::cli {
 Command bench_command() {
   Command c;
   c.name = "bench";
-  c.summary = "speed of operations and of a training step beside measured limits";
+  c.summary = "speed of operations and of a training step, and their limits";
   c.children = {bench_op_command(), bench_step_command()};
   return c;
 }

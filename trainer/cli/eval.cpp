@@ -175,7 +175,7 @@ int run(const Arguments& a) {
 Command eval_command() {
   Command c;
   c.name = "eval";
-  c.summary = "loss, perplexity, bits per byte and last-word accuracy of a trained model";
+  c.summary = "a trained model: loss, bits per byte, last-word accuracy";
   c.details =
       "Each document is scored on its own after an end of text. --context carried lets the recurrent state "
       "run through the whole document; "
