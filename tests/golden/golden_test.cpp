@@ -119,7 +119,7 @@ ops::LossOut loss_of(Model& model, nn::Context& cx, const Tensor& ids, const Ten
 // kinds model, packed, statetune
 void check_model(const GoldenFile& f, DType dtype, Device& device) {
   const MeasuredFp32 measured = measured_fp32(f.path);
-  const bool statetune = !f.has("param.emb.weight");
+  const bool statetune = f.meta.count("params_from") > 0;
   const GoldenFile values = statetune ? GoldenFile::read(f.path.parent_path() / f.meta.at("params_from")) : f;
   Loaded l = load(f.meta.at("model"), f, values, "param.", dtype, device);
   const Shape shape(std::span<const int64_t>(f["idx"].shape));
