@@ -45,15 +45,16 @@ target_link_libraries(rookery_blas_lib INTERFACE ${ROOKERY_CBLAS_LIB})
 rookery_note("OpenBLAS" "${ROOKERY_CBLAS_LIB}")
 
 set(ROOKERY_HAVE_ONEDNN OFF)
+add_library(rookery_dnnl_lib INTERFACE)  # empty where it is not found
 if(NOT ROOKERY_ONEDNN STREQUAL "OFF")
   # Not by its CMake package: Debian's asks for OpenCL, which we do not use.
   find_path(ROOKERY_DNNL_INCLUDE oneapi/dnnl/dnnl.h)
   find_library(ROOKERY_DNNL_LIB NAMES dnnl)
-  if(ROOKERY_DNNL_INCLUDE AND ROOKERY_DNNL_LIB)
+  find_package(OpenMP QUIET COMPONENTS CXX)  # to tell the library that our threads are its threads
+  if(ROOKERY_DNNL_INCLUDE AND ROOKERY_DNNL_LIB AND OpenMP_CXX_FOUND)
     set(ROOKERY_HAVE_ONEDNN ON)
-    add_library(rookery_dnnl_lib INTERFACE)
     target_include_directories(rookery_dnnl_lib SYSTEM INTERFACE ${ROOKERY_DNNL_INCLUDE})
-    target_link_libraries(rookery_dnnl_lib INTERFACE ${ROOKERY_DNNL_LIB})
+    target_link_libraries(rookery_dnnl_lib INTERFACE ${ROOKERY_DNNL_LIB} OpenMP::OpenMP_CXX)
     target_compile_definitions(rookery_dnnl_lib INTERFACE ROOKERY_HAVE_ONEDNN)
     rookery_note("oneDNN (bf16)" "${ROOKERY_DNNL_LIB}")
   elseif(ROOKERY_ONEDNN STREQUAL "ON")

@@ -1,7 +1,8 @@
 // golden_test.cpp: holds ops, models, optimizer and recurrent mode against every golden file of the folder,
 // in fp64 (1e-9 relative, 1e-7 where the file itself holds fp32) and fp32 (10 times the figure measured on
-// the reference). What a file asks for is read from the file, so a new file is checked with no change here.
-// Kinds and models that do not exist yet are skipped by name.
+// the reference); whole models also with bf16 products (3 times the reference's bf16 figure). What a file
+// asks for is read from the file, so a new file is checked with no change here. Kinds and models that do not
+// exist yet are skipped by name.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <set>
 
 #include "kernels/ops/cross_entropy/cross_entropy.h"
+#include "kernels/ops/matmul/gemm.h"
 #include "kernels/ops/wkv6/wkv6.h"
 #include "parallel/shard/param_store.h"
 #include "tests/support/golden.h"
@@ -118,7 +120,9 @@ ops::LossOut loss_of(Model& model, nn::Context& cx, const Tensor& ids, const Ten
 
 // kinds model, packed, statetune
 void check_model(const GoldenFile& f, DType dtype, Device& device) {
-  const MeasuredFp32 measured = measured_fp32(f.path);
+  const bool bf16 = device.matmul_precision == MatmulPrecision::kBf16;
+  const Measured measured = bf16 ? measured_bf16(f.path) : measured_fp32(f.path);
+  const double factor = bf16 ? 3 : 10;
   const bool statetune = f.meta.count("params_from") > 0;
   const GoldenFile values = statetune ? GoldenFile::read(f.path.parent_path() / f.meta.at("params_from")) : f;
   Loaded l = load(f.meta.at("model"), f, values, "param.", dtype, device);
@@ -147,17 +151,17 @@ void check_model(const GoldenFile& f, DType dtype, Device& device) {
     for (Parameter* p : l.store->parameters()) p->trainable = false;
 
   nn::Context eval{nullptr, seq};
-  expect_close(f, "logits", l.model->logits(eval, ids).value(), 10 * measured.logits);
+  expect_close(f, "logits", l.model->logits(eval, ids).value(), factor * measured.logits);
 
   nn::Context cx{&tape, seq};
   l.store->begin_step();
   const ops::LossOut loss = loss_of(*l.model, cx, ids, targets);
-  const double allowed = dtype == DType::kF32 ? 10 * measured.loss : kTight;
+  const double allowed = dtype == DType::kF32 ? factor * measured.loss : kTight;
   EXPECT_NEAR(to_doubles(loss.loss.value())[0], f["loss"].values[0], allowed);
   tape.backward(loss.loss);
   l.store->finish_reduction();
   for (Parameter* p : l.store->parameters())
-    if (f.has("grad." + p->name)) expect_close(f, "grad." + p->name, p->grad, 10 * measured.grad_worst);
+    if (f.has("grad." + p->name)) expect_close(f, "grad." + p->name, p->grad, factor * measured.grad_worst);
   for (const auto& [name, var] : states) {
     const std::vector<double> grad = to_doubles(tape.grad(var));
     const int64_t H = var.shape()[1], N = var.shape()[2];
@@ -167,7 +171,7 @@ void check_model(const GoldenFile& f, DType dtype, Device& device) {
         for (int64_t key = 0; key < N; ++key)
           for (int64_t value = 0; value < N; ++value)
             summed[(h * N + value) * N + key] += grad[((b * H + h) * N + key) * N + value];
-    expect_close(f, "grad." + name.substr(6), summed, dtype, 10 * measured.grad_worst);
+    expect_close(f, "grad." + name.substr(6), summed, dtype, factor * measured.grad_worst);
   }
 }
 
@@ -403,9 +407,13 @@ void check_init_statistics(const fs::path& path, Device& device) {
 
 class Golden : public testing::Test {
  public:
-  Golden(fs::path path, DType dtype) : path_(std::move(path)), dtype_(dtype) {}
+  Golden(fs::path path, DType dtype, MatmulPrecision products)
+      : path_(std::move(path)), dtype_(dtype), products_(products) {}
   void TestBody() override {
+    if (products_ == MatmulPrecision::kBf16 && !bf16_matmul_available())
+      GTEST_SKIP() << "no bf16 products on this processor or in this build";
     Device device(DeviceType::kCpu, 2);
+    device.matmul_precision = products_;
     const std::string name = path_.filename().string(), kind = name.substr(0, name.find('_'));
     try {
       if (kind == "init" && path_.extension() == ".csv") return check_init_statistics(path_, device);
@@ -426,6 +434,7 @@ class Golden : public testing::Test {
  private:
   fs::path path_;
   DType dtype_;
+  MatmulPrecision products_;
 };
 
 bool register_files() {
@@ -439,13 +448,18 @@ bool register_files() {
         files.push_back(entry.path());
     }
   std::sort(files.begin(), files.end());
-  for (const fs::path& file : files)
-    for (const DType dtype : {DType::kF64, DType::kF32}) {
-      if (file.filename().string().starts_with("init_") && dtype == DType::kF64) continue;  // drawn in fp32
-      testing::RegisterTest("golden", (file.filename().string() + "." + to_string(dtype)).c_str(), nullptr,
-                            nullptr, __FILE__, __LINE__,
-                            [=]() -> testing::Test* { return new Golden(file, dtype); });
-    }
+  auto add = [](const fs::path& file, const std::string& precision, DType dtype, MatmulPrecision products) {
+    testing::RegisterTest("golden", (file.filename().string() + "." + precision).c_str(), nullptr, nullptr,
+                          __FILE__, __LINE__,
+                          [=]() -> testing::Test* { return new Golden(file, dtype, products); });
+  };
+  for (const fs::path& file : files) {
+    const std::string name = file.filename().string();
+    if (!name.starts_with("init_")) add(file, "f64", DType::kF64, MatmulPrecision::kFull);  // drawn in fp32
+    add(file, "f32", DType::kF32, MatmulPrecision::kFull);
+    if (name.starts_with("model_") || name.starts_with("packed_"))
+      add(file, "bf16", DType::kF32, MatmulPrecision::kBf16);
+  }
   return !files.empty();
 }
 const bool kFound = register_files();

@@ -89,18 +89,24 @@ double rel_l2(const std::vector<double>& got, const std::vector<double>& expecte
   return std::isnan(result) ? INFINITY : result;
 }
 
-MeasuredFp32 measured_fp32(const fs::path& file) {
-  MeasuredFp32 measured;
+namespace {
+// The figures of the fp32 column come first in a row, those of the bf16 column second.
+Measured measured(const fs::path& file, int column, Measured otherwise) {
   std::ifstream readme(file.parent_path() / "README.md");
   const std::regex figures(
       R"(logits ([0-9.e+-]+), loss ([0-9.e+-]+), grads median [0-9.e+-]+, worst ([0-9.e+-]+))");
   for (std::string line; std::getline(readme, line);) {
     if (line.find("| " + file.filename().string() + " |") == std::string::npos) continue;
-    std::smatch match;
-    if (std::regex_search(line, match, figures))  // the first match is the fp32 column
-      measured = {std::stod(match[1]), std::stod(match[2]), std::stod(match[3])};
+    std::sregex_iterator match(line.begin(), line.end(), figures);
+    for (int i = 0; i < column && match != std::sregex_iterator(); ++i) ++match;
+    if (match != std::sregex_iterator())
+      return {std::stod((*match)[1]), std::stod((*match)[2]), std::stod((*match)[3])};
   }
-  return measured;
+  return otherwise;
 }
+}  // namespace
+
+Measured measured_fp32(const fs::path& file) { return measured(file, 0, {6e-7, 6e-7, 5e-6}); }
+Measured measured_bf16(const fs::path& file) { return measured(file, 1, {1.2e-2, 1.1e-3, 5e-2}); }
 
 }  // namespace rookery::test

@@ -35,10 +35,12 @@ std::filesystem::path golden_folder();
 // |got - expected|_2 / |expected|_2; where the expected tensor is zero: |got|_2.
 double rel_l2(const std::vector<double>& got, const std::vector<double>& expected);
 
-// What golden/README.md records of a reference run in fp32, for the bound "10 times the measured figure".
-struct MeasuredFp32 {
-  double logits = 6e-7, loss = 6e-7, grad_worst = 5e-6;
+// What golden/README.md records of a reference run of the file in this precision; where it has no such row,
+// the largest figures of its kind.
+struct Measured {
+  double logits, loss, grad_worst;
 };
-MeasuredFp32 measured_fp32(const std::filesystem::path& file);
+Measured measured_fp32(const std::filesystem::path& file);
+Measured measured_bf16(const std::filesystem::path& file);
 
 }  // namespace rookery::test

@@ -80,7 +80,7 @@ class Bench {
     Timing t{};
     const double start = now();
     Device& device = *s_.device;
-    device.arena().begin_step("train");
+    device.arena().begin_step(key("train"));
     s_.store->begin_step();
     {
       const Tensor x =
@@ -103,8 +103,25 @@ class Bench {
     return t;
   }
 
-  // Seconds of one weight's three products: y = x W^T, dx = dy W, dW = dy^T x.
+  // Seconds of one weight's three products: y = x W^T, dx = dy W, dW = dy^T x. A step of the arena, like the
+  // step it is compared with.
   double products(const Product& p) {
+    Device& device = *s_.device;
+    device.arena().begin_step(key(str("products of ", p.n, "x", p.k, p.head ? " head" : "")));
+    const double seconds = time_products(p);
+    device.arena().end_step();
+    return seconds;
+  }
+
+  loop::Session& session() { return s_; }
+
+  // A memory plan belongs to one precision: bf16 products ask for scratch.
+  std::string key(const std::string& what) const {
+    return s_.device->matmul_precision == MatmulPrecision::kBf16 ? what + " bf16" : what;
+  }
+
+ private:
+  double time_products(const Product& p) {
     Device& device = *s_.device;
     const int64_t M = B_ * T_;
     const int64_t rows =
@@ -125,9 +142,6 @@ class Bench {
     return now() - start;
   }
 
-  loop::Session& session() { return s_; }
-
- private:
   Tensor filled(const Shape& shape) {
     Tensor t = empty(shape, s_.store->dtype(), *s_.device);
     dispatch_float(t.dtype(), [&]<class T>() {
@@ -139,6 +153,25 @@ class Bench {
   int64_t B_, T_;
   AdamW optim_;
   std::vector<int32_t> ids_;
+};
+
+// Repeated timings of the step and of its products, in one precision.
+struct Measurement {
+  MatmulPrecision precision;
+  std::vector<Timing> steps = {};
+  std::vector<std::vector<double>> product_times = {};
+
+  double of(double Timing::*part) const {
+    std::vector<double> values;
+    for (const Timing& t : steps) values.push_back(t.*part);
+    return median(values);
+  }
+  double products_s(const std::vector<Product>& products) const {
+    double sum = 0;
+    for (size_t p = 0; p < products.size(); ++p)
+      sum += median(measured.product_times[p]) * static_cast<double>(products[p].count);
+    return sum;
+  }
 };
 
 int run(const Arguments& a) {
@@ -154,27 +187,32 @@ int run(const Arguments& a) {
                 repeat = a.integer("repeat", 1, 1000);
   Bench bench(loop::make_session(std::move(config)), B, T);
 
-  // Steps and products in turn, so that a change of the machine's speed meets both.
   const std::vector<Product> products = products_of(*bench.session().model);
-  std::vector<Timing> steps;
-  std::vector<std::vector<double>> product_times(products.size());
-  bench.step();  // records the memory plan
-  bench.step();
-  for (int64_t i = 0; i < repeat; ++i) {
-    steps.push_back(bench.step());
-    for (size_t p = 0; p < products.size(); ++p) product_times[p].push_back(bench.products(products[p]));
-  }
-  auto of = [&](double Timing::*part) {
-    std::vector<double> values;
-    for (const Timing& t : steps) values.push_back(t.*part);
-    return median(values);
-  };
-  double matrix_s = 0, matrix_flops = 0;
+  // With bf16 the same is measured in fp32, for comparison.
+  std::vector<Measurement> runs;
+  if (bench.session().config.precision == "bf16") runs.push_back({MatmulPrecision::kBf16});
+  runs.push_back({MatmulPrecision::kFull});
+  // All in turn, so that a change of the machine's speed meets all. Before it the memory plans are recorded
+  // and once replayed.
+  for (int64_t i = -2; i < repeat; ++i)
+    for (Measurement& m : runs) {
+      bench.session().device->matmul_precision = m.precision;
+      const Timing step = bench.step();
+      m.product_times.resize(products.size());
+      for (size_t p = 0; p < products.size(); ++p) {
+        const double seconds = bench.products(products[p]);
+        if (i >= 0) m.product_times[p].push_back(seconds);
+      }
+      if (i >= 0) m.steps.push_back(step);
+    }
+  bench.session().device->matmul_precision = runs[0].precision;
+  const Measurement& measured = runs[0];
+  auto of = [&](double Timing::*part) { return measured.of(part); };
+  double matrix_flops = 0;
   nlohmann::json rows = nlohmann::json::array();
   for (size_t p = 0; p < products.size(); ++p) {
-    const double each = median(product_times[p]);
+    const double each = median(measured.product_times[p]);
     const double flops = 6.0 * static_cast<double>(products[p].n * products[p].k * B * T);
-    matrix_s += each * static_cast<double>(products[p].count);
     matrix_flops += flops * static_cast<double>(products[p].count);
     rows.push_back({{"n", products[p].n},
                     {"k", products[p].k},
@@ -182,25 +220,30 @@ int run(const Arguments& a) {
                     {"seconds", each},
                     {"gflops", flops / each / 1e9}});
   }
+  const double matrix_s = measured.products_s(products);
   const double step_s = of(&Timing::total);
-  const auto* plan = bench.session().device->arena().plan("train");
-  const nlohmann::json result{{"parameters", bench.session().store->num_elements()},
-                              {"tokens", B * T},
-                              {"threads", bench.session().device->pool().num_threads()},
-                              {"isa", to_string(bench.session().device->isa())},
-                              {"precision", bench.session().config.precision},
-                              {"repeat", repeat},
-                              {"step_s", step_s},
-                              {"forward_s", of(&Timing::forward)},
-                              {"backward_s", of(&Timing::backward)},
-                              {"optim_s", of(&Timing::optim)},
-                              {"products_s", matrix_s},
-                              {"products_gflops", matrix_flops / matrix_s / 1e9},
-                              {"ratio", step_s / matrix_s},
-                              {"tokens_per_s", static_cast<double>(B * T) / step_s},
-                              {"activation_bytes", plan->slab_bytes},
-                              {"activation_peak_bytes", plan->peak_bytes},
-                              {"products", rows}};
+  const auto* plan = bench.session().device->arena().plan(bench.key("train"));
+  nlohmann::json result{{"parameters", bench.session().store->num_elements()},
+                        {"tokens", B * T},
+                        {"threads", bench.session().device->pool().num_threads()},
+                        {"isa", to_string(bench.session().device->isa())},
+                        {"precision", bench.session().config.precision},
+                        {"repeat", repeat},
+                        {"step_s", step_s},
+                        {"forward_s", of(&Timing::forward)},
+                        {"backward_s", of(&Timing::backward)},
+                        {"optim_s", of(&Timing::optim)},
+                        {"products_s", matrix_s},
+                        {"products_gflops", matrix_flops / matrix_s / 1e9},
+                        {"ratio", step_s / matrix_s},
+                        {"tokens_per_s", static_cast<double>(B * T) / step_s},
+                        {"activation_bytes", plan->slab_bytes},
+                        {"activation_peak_bytes", plan->peak_bytes},
+                        {"products", rows}};
+  if (runs.size() > 1) {
+    result["fp32_step_s"] = runs[1].of(&Timing::total);
+    result["fp32_products_s"] = runs[1].products_s(products);
+  }
   if (a.flag("json")) {
     std::printf("%s\n", result.dump(2).c_str());
     return 0;
@@ -218,13 +261,19 @@ int run(const Arguments& a) {
   line("  optimizer", of(&Timing::optim), "");
   line("its matrix products alone", matrix_s, fixed(matrix_flops / matrix_s / 1e9, 0) + " GFLOP/s");
   std::printf("  %-28s %9.3f\n", "ratio", step_s / matrix_s);
+  if (runs.size() > 1) {
+    const double fp32_step_s = runs[1].of(&Timing::total), fp32_products_s = runs[1].products_s(products);
+    line("the step in fp32", fp32_step_s, fixed(fp32_step_s / step_s, 2) + " times as long");
+    line("  its matrix products alone", fp32_products_s,
+         fixed(fp32_products_s / matrix_s, 2) + " times as long");
+  }
   std::printf("  %-28s %9.1f MiB  (at least %.1f MiB are live at once)\n", "activations",
               static_cast<double>(plan->slab_bytes) / (1 << 20),
               static_cast<double>(plan->peak_bytes) / (1 << 20));
   for (size_t p = 0; p < products.size(); ++p)
     std::printf("    [%lld, %lld] x %-3lld %28.2f ms   %4.0f GFLOP/s\n",
                 static_cast<long long>(products[p].n), static_cast<long long>(products[p].k),
-                static_cast<long long>(products[p].count), median(product_times[p]) * 1e3,
+                static_cast<long long>(products[p].count), median(measured.product_times[p]) * 1e3,
                 rows[p]["gflops"].get<double>());
   return 0;
 }
@@ -238,7 +287,9 @@ Command bench_step_command() {
   c.details =
       "Medians over repeats. The products are the three of every weight (forward, gradient of the input, "
       "gradient of the weight), run by "
-      "the same BLAS on the same threads; the ratio is what everything else costs.";
+      "the same BLAS on the same threads; the ratio is what everything else costs. With --precision bf16 the "
+      "step and the products are also "
+      "measured in fp32.";
   c.options = {{"layers", "L", "blocks", "8"},
                {"hidden", "C", "hidden size", "512"},
                {"batch", "B", "sequences", "8"},

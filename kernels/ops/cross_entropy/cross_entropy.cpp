@@ -42,14 +42,12 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
     const int64_t m = std::min(block, M - begin);
     auto at = [&](const Tensor& t) { return t.defined() ? t.narrow(begin, m) : t; };
     const Tensor part = logits.narrow(0, m);
-    const bool meta = device.type() == DeviceType::kMeta;
     dispatch_float(dtype, [&]<class T>() {
       const Operand<T> w{weight.value().data<T>(), channels, false}, h{at(rows).data<T>(), channels, false};
-      if (!meta)
-        parallel_gemm(device, m, vocab, channels, h, {w.data, w.ld, true}, T(0), part.data<T>(), vocab);
+      parallel_gemm(device, m, vocab, channels, h, {w.data, w.ld, true}, T(0), part.data<T>(), vocab);
       kRows(device, {part, at(flat_targets), at(flat_mask), at(row_loss), 1.0 / options.count,
                      options.l2wrap / options.count, want_grad});
-      if (!want_grad || meta) return;
+      if (!want_grad) return;
       const Operand<T> d{part.data<T>(), vocab, false};
       parallel_gemm(device, m, channels, vocab, d, w, T(0), at(dx).data<T>(), channels);
       parallel_gemm(device, vocab, channels, m, {d.data, d.ld, true}, h, begin == 0 ? T(0) : T(1),

@@ -15,6 +15,9 @@ struct Operand {
   const T* data;
   int64_t ld;
   bool transposed = false;
+
+  Operand from_row(int64_t i) const { return {data + (transposed ? i : i * ld), ld, transposed}; }
+  Operand from_column(int64_t j) const { return {data + (transposed ? j * ld : j), ld, transposed}; }
 };
 
 // C [m, n] = A [m, k] B [k, n] + beta C on the calling thread.
@@ -23,8 +26,8 @@ void gemm(int64_t m, int64_t n, int64_t k, Operand<float> a, Operand<float> b, f
 void gemm(int64_t m, int64_t n, int64_t k, Operand<double> a, Operand<double> b, double beta, double* c,
           int64_t ldc);
 
-// The same on all threads of the device; float operands are rounded to bf16 first where
-// device.matmul_precision says so (sums stay fp32).
+// The same on all threads of the device; nothing on kMeta. Where device.matmul_precision says so, float
+// operands are rounded to bf16 first (gemm_bf16.h; sums stay fp32) if C has 32 rows and columns or more.
 void parallel_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<float> a, Operand<float> b,
                    float beta, float* c, int64_t ldc);
 void parallel_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<double> a, Operand<double> b,
