@@ -169,7 +169,7 @@ struct Measurement {
   double products_s(const std::vector<Product>& products) const {
     double sum = 0;
     for (size_t p = 0; p < products.size(); ++p)
-      sum += median(measured.product_times[p]) * static_cast<double>(products[p].count);
+      sum += median(product_times[p]) * static_cast<double>(products[p].count);
     return sum;
   }
 };
