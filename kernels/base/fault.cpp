@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -63,6 +64,7 @@ constexpr Row kRows[] = {
     {"doctor", kAtomicFile, "the probe files of `rookery doctor`"},
     {"io.mkdir", kBare, "a folder being made"},
     {"io.syncdir", kBare, "fsync of a folder after a rename"},
+    {"train.loss", kBare, "the loss of a training step, which `nan` replaces"},
     {"test", kAtomicFile | kRemove | kExchange | kBare, "files that only the tests write"},
 };
 
@@ -75,7 +77,7 @@ constexpr Step kStepNames[] = {
     {kFsync, ".fsync", "before its fsync"},          {kClose, ".close", "before it is closed"},
     {kRename, ".rename", "before it is renamed"},    {kRename, ".renamed", "after it was renamed"},
     {kRemove, ".remove", "before each removal"},     {kExchange, ".exchange", "before the exchange"},
-    {kExchange, ".exchanged", "after the exchange"}, {kBare, "", "before it happens"},
+    {kExchange, ".exchanged", "after the exchange"}, {kBare, "", "when it happens"},
 };
 
 struct Rule {
@@ -127,7 +129,7 @@ std::optional<Rule> parse_rule(std::string_view text) {
     if (!ms) return std::nullopt;
     rule.delay_ms = *ms;
     action = "delay";
-  } else if (action != "kill" && action != "stop" && action != "throw" &&
+  } else if (action != "kill" && action != "stop" && action != "throw" && action != "list" &&
              returned_action(action) == FaultAction::kNone) {
     return std::nullopt;
   }
@@ -145,7 +147,7 @@ std::vector<Rule> read_rules() {
     const auto rule = parse_rule(one);
     if (!rule)
       fail(ExitCode::kUsage, "FAULT-02", "ROOKERY_FAULT: found '", one,
-           "', expected NAME[@K]:kill|stop|throw|delay=MS|enospc|eio|short|flip|nan");
+           "', expected NAME[@K]:kill|stop|throw|delay=MS|enospc|eio|short|flip|nan|list");
     rules.push_back(*rule);
   }
   return rules;
@@ -196,6 +198,7 @@ FaultAction fault_point(std::string_view name) {
   if (hit.action == "kill") ::kill(::getpid(), SIGKILL);
   if (hit.action == "stop") ::kill(::getpid(), SIGSTOP);
   if (hit.action == "delay") std::this_thread::sleep_for(std::chrono::milliseconds(hit.delay_ms));
+  if (hit.action == "list") ::dprintf(STDERR_FILENO, "fault point %.*s\n", int(name.size()), name.data());
   if (hit.action == "throw")
     fail(ExitCode::kIo, "FAULT-01", "fault injected at '", name, "' by ROOKERY_FAULT");
   return returned_action(hit.action);

@@ -4,8 +4,9 @@
 //   ROOKERY_FAULT="ckpt.shard.write:eio"        every write of a shard fails with EIO
 //   ROOKERY_FAULT="*@17:kill"                   the 17th point passed, whatever its name ("ckpt.*" takes a
 //   prefix)
-// actions: kill, stop, throw, delay=MS, enospc, eio, short, flip, nan. Several, separated by ','.
-// A point must stand in the table of fault.cpp, which `rookery doctor --fault-points` prints.
+// actions: kill, stop, throw, delay=MS, enospc, eio, short, flip, nan, and list, which prints the name of
+// each point to standard error as it is passed. Several, separated by ','. A point must stand in the table of
+// fault.cpp, which `rookery doctor --fault-points` prints.
 #pragma once
 
 #include <string>
@@ -16,9 +17,9 @@ namespace rookery {
 
 enum class FaultAction { kNone, kEnospc, kEio, kShortWrite, kBitFlip, kNan };
 
-// Passes the point `name`: does kill, stop, throw and delay itself; returns the others for the caller to act
-// on. Thread-safe. Errors: FAULT-01 (what `throw` throws, kIo), FAULT-02 (ROOKERY_FAULT does not follow the
-// grammar, kUsage).
+// Passes the point `name`: does kill, stop, throw, delay and list itself; returns the others for the caller
+// to act on. Thread-safe. Errors: FAULT-01 (what `throw` throws, kIo), FAULT-02 (ROOKERY_FAULT does not
+// follow the grammar, kUsage).
 FaultAction fault_point(std::string_view name);
 
 // The points that this process has passed, in the order of their first use, for tests that enumerate them.

@@ -56,6 +56,7 @@ struct SaveRequest {
 struct SaveReport {
   fs::path folder;
   uint64_t bytes = 0;
+  std::string warning;  // what failed after the checkpoint stood (the pointer `latest`); empty: nothing
 };
 
 // Saves a run of one rank. On failure (disk full, ...) throws CKPT-01 with the path, the bytes needed and the

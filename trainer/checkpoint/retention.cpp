@@ -94,6 +94,10 @@ std::vector<int64_t> retire(const fs::path& run_dir, const Retention& policy, st
 }
 
 void clean_leftovers(const fs::path& run_dir, const Warn& warn) {
+  // The run's own small files, which are replaced at each start.
+  for (const fs::path& entry : entries_of(run_dir))
+    for (const char* owner : {"config.resolved.yaml", "env.json", "lock"})
+      if (io::is_temporary(entry) && entry.stem().stem() == owner) io::remove(entry, "ckpt.clean");
   for (const fs::path& entry : entries_of(checkpoints_of(run_dir))) {
     const std::string name = entry.filename().string();
     std::error_code ec;

@@ -157,14 +157,24 @@ SaveReport finish_save(const fs::path& run_dir, const SaveRequest& request, cons
   manifest.sync();
   manifest.close();
   io::sync_directory(temporary);
-  if (fs::exists(fs::symlink_status(final_path))) {
+  SaveReport report{final_path, m.bytes(), {}};
+  const bool replaces = fs::exists(fs::symlink_status(final_path));
+  if (replaces) {
     io::exchange(temporary, final_path, "ckpt");
-    remove_checkpoint(temporary, "ckpt.retire");
   } else {
     io::rename(temporary, final_path, "ckpt");
   }
-  io::write_file_atomic(checkpoints_of(run_dir) / "latest", folder_name(request.step) + "\n", "ckpt.latest");
-  return {final_path, m.bytes()};
+  // From here on it stands, and what is left is tidying.
+  try {
+    if (replaces) remove_checkpoint(temporary, "ckpt.retire");
+    io::write_file_atomic(checkpoints_of(run_dir) / "latest", folder_name(request.step) + "\n",
+                          "ckpt.latest");
+  } catch (const Error& e) {
+    if (e.code() == ExitCode::kInternal) throw;
+    abandon_save(run_dir, request.step);
+    report.warning = str(final_path.string(), " is saved, but ", e.what());
+  }
+  return report;
 }
 
 void abandon_save(const fs::path& run_dir, int64_t step) noexcept {

@@ -72,12 +72,10 @@ int run(const Arguments& a) {
     if (stop.empty()) fail(ExitCode::kUsage, "GEN-02", "--stop '': a stop string must not be empty");
 
   eval::Generator generator(*session.model, *session.device);
-  const std::string identity = str(session.config.name, " step ", session.step, " ",
-                                   io::sha256(config::resolved_yaml(session.config)).substr(0, 16));
   const std::string prompt = read_prompt(a);
   std::vector<int32_t> ids;
   if (const auto state = a.maybe("state-in")) {
-    generator.load_state(*state, identity);
+    generator.load_state(*state, session.identity);
   } else {
     ids.push_back(0);  // as at the start of a document
   }
@@ -101,7 +99,7 @@ int run(const Arguments& a) {
     printer.finish();
   }
   std::fputc('\n', stdout);
-  if (const auto state = a.maybe("state-out")) generator.save_state(*state, identity);
+  if (const auto state = a.maybe("state-out")) generator.save_state(*state, session.identity);
   return 0;
 }
 

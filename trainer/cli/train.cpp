@@ -40,6 +40,7 @@ void dry_run(const config::LoadedRun& run) {
   loop::Session session =
       loop::make_session(config::parse_run(config::resolved_yaml(c), "the configuration"), DeviceType::kMeta);
   const auto loader = loop::make_loader(c, session.model->vocab_size());
+  loop::open_validation(c, session.model->vocab_size());
   const auto recipe = make_recipe(*c.recipe);
   const int64_t rows = c.recipe->micro_batch_size, accum = c.grad_accum_steps(1);
 
@@ -121,6 +122,8 @@ int run(const Arguments& a) {
   options.fresh = a.flag("fresh");
   options.force = a.flag("force");
   options.resume_from = a.maybe("resume-from").value_or("");
+  if (options.fresh && !options.resume_from.empty())
+    fail(ExitCode::kUsage, "CLI-09", "--fresh begins anew, --resume-from goes on: give one of them");
   options.accept_data_change = a.flag("accept-data-change");
   if (const auto limit = a.maybe("max-time")) {
     std::string why;
@@ -155,13 +158,14 @@ Command train_command() {
   c.positional = "CONFIG... [key=value...]";
   c.most_positional = Command::kAny;
   c.takes_overrides = true;
-  c.options = {{"dry-run", "", "print the plan (parameters, memory, batch, schedule, samples) and exit"},
-               {"max-time", "TIME", "save and exit with 75 before this much time has passed, e.g. 3h55m"},
-               {"resume-from", "STEP|FOLDER", "go on from this checkpoint instead of the newest"},
-               {"fresh", "", "begin anew; refuses a folder that holds a run"},
-               {"force", "", "with --fresh: remove the checkpoints that are there"},
-               {"accept-data-change", "", "resume although data, precision or model keys differ"},
-               {"config", "FILE", "one more configuration file", "", true, 'c'}};
+  c.options = {
+      {"dry-run", "", "print the plan (parameters, memory, batch, schedule, samples) and exit"},
+      {"max-time", "TIME", "save and exit with 75 before this much time has passed, e.g. 3h55m"},
+      {"resume-from", "STEP|FOLDER", "go on from this checkpoint instead of the newest"},
+      {"fresh", "", "begin anew; refuses a folder that holds a run"},
+      {"force", "", "with --fresh: remove the run's checkpoints; with --resume-from: the newer ones"},
+      {"accept-data-change", "", "resume although data, precision or model keys differ"},
+      {"config", "FILE", "one more configuration file", "", true, 'c'}};
   c.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "one value changed"}};
   c.exit_codes = {ExitCode::kData,    ExitCode::kNoInput, ExitCode::kUnavailable, ExitCode::kCannotCreate,
                   ExitCode::kStopped, ExitCode::kConfig,  ExitCode::kNumerics,    ExitCode::kInterrupted};

@@ -76,7 +76,8 @@ void CheckpointConfig::fields(Visitor& v) {
       .at_least(0);
   v("keep_last", keep_last, "newest checkpoints to keep").between(1, 1e6);
   v("keep_every", keep_every, "keep those of every so many steps for good; 0: none").between(0, kMostSteps);
-  v("keep_best", keep_best, "keep so many of the lowest validation loss").between(0, 1e6);
+  v("keep_best", keep_best, "keep so many of the lowest validation loss; a new lowest one is saved at once")
+      .between(0, 1e6);
 }
 
 void EvalConfig::fields(Visitor& v) {

@@ -12,6 +12,8 @@ constexpr std::string_view kFormat = "rookery-state";
 
 std::string dataset_of(const std::string& slot) { return "/state/" + slot; }
 
+h5::Type type_of(const Tensor& t) { return t.dtype() == DType::kF64 ? h5::Type::kF64 : h5::Type::kF32; }
+
 }  // namespace
 
 Generator::Generator(Model& model, Device& device) : model_(model), device_(device) { seq_.carry = true; }
@@ -37,8 +39,7 @@ void Generator::save_state(const std::filesystem::path& path, const std::string&
   file.attribute("/", "format_version", uint32_t{1});
   file.attribute("/", "weights", identity);
   auto write = [&](const std::string& name, const Tensor& t) {
-    file.dataset(name, t.dtype() == DType::kF64 ? h5::Type::kF64 : h5::Type::kF32,
-                 {t.shape().begin(), t.shape().end()}, {t.raw(), t.bytes()});
+    file.dataset(name, type_of(t), {t.shape().begin(), t.shape().end()}, {t.raw(), t.bytes()});
   };
   for (const auto& [slot, state] : seq_.states()) write(dataset_of(slot), state.value());
   file.dataset<double>("/logits", logits_);
@@ -61,9 +62,9 @@ void Generator::load_state(const std::filesystem::path& path, const std::string&
     const Tensor t = empty_like(state.value());
     const h5::Shape shape(t.shape().begin(), t.shape().end());
     const auto& info = file.info(dataset_of(slot));
-    if (info.shape != shape)
-      fail(ExitCode::kData, "GEN-06", path.string(), ": ", slot, " has another shape than the model's ",
-           t.shape());
+    if (info.is_text || info.shape != shape || info.type != type_of(t))
+      fail(ExitCode::kData, "GEN-06", path.string(), ": ", slot,
+           " has another shape or type than the model's ", t.shape(), " of ", to_string(t.dtype()));
     file.read(dataset_of(slot), h5::Shape(shape.size(), 0), shape, {t.raw(), t.bytes()});
     states.emplace_back(slot, t);
   }

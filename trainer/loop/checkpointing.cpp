@@ -60,18 +60,21 @@ struct RunFolder::Impl {
   std::optional<int64_t> loaded_step;  // never removed by retention
 };
 
-RunFolder::RunFolder(fs::path run_dir, Say say) : path_(std::move(run_dir)) {
-  const checkpoint::Warn warn = [say](const std::string& text) { say("warning: " + text); };
+RunFolder::RunFolder(fs::path run_dir, Warn warn) : path_(std::move(run_dir)) {
   impl_ = std::make_unique<Impl>(Impl{checkpoint::RunLock(path_, warn), warn, {}});
   checkpoint::clean_leftovers(path_, warn);
 }
 RunFolder::~RunFolder() = default;
 RunFolder::RunFolder(RunFolder&&) noexcept = default;
 
-bool RunFolder::has_checkpoints() const { return !checkpoint::list_steps(path_).empty(); }
+std::optional<int64_t> RunFolder::newest_step() const {
+  const auto steps = checkpoint::list_steps(path_);
+  return steps.empty() ? std::nullopt : std::optional(steps.front());
+}
 
-void RunFolder::remove_checkpoints() {
+void RunFolder::remove_checkpoints(int64_t after_step) {
   for (const int64_t step : checkpoint::list_steps(path_)) {
+    if (step <= after_step) continue;
     // As in retention: without its manifest what is left of a checkpoint is known to be none.
     const fs::path folder = checkpoint::folder_of(path_, step);
     if (fs::exists(folder / "manifest.json")) io::remove(folder / "manifest.json", "ckpt.retire");
@@ -120,7 +123,13 @@ fs::path RunFolder::save(const TrainState& state, const ParamStore& store, AdamW
   request.config = config_yaml;
   if (std::isfinite(state.last_validation)) request.metric = state.last_validation;
   const auto report = checkpoint::save(path_, request);
-  checkpoint::retire(path_, {keep.keep_last, keep.keep_every, keep.keep_best}, impl_->loaded_step);
+  if (!report.warning.empty()) impl_->warn(report.warning);
+  try {
+    checkpoint::retire(path_, {keep.keep_last, keep.keep_every, keep.keep_best}, impl_->loaded_step);
+  } catch (const Error& error) {
+    if (error.code() == ExitCode::kInternal) throw;
+    impl_->warn(str("old checkpoints were not removed: ", error.what()));
+  }
   return report.folder;
 }
 
@@ -144,6 +153,11 @@ Weights::~Weights() = default;
 const fs::path& Weights::path() const { return impl_->checkpoint.folder(); }
 const std::string& Weights::config_yaml() const { return impl_->checkpoint.manifest().config; }
 int64_t Weights::step() const { return impl_->checkpoint.manifest().step; }
+
+std::string Weights::identity() const {
+  return str("step ", step(), ", manifest ",
+             io::sha256_file(impl_->checkpoint.folder() / "manifest.json").substr(0, 16));
+}
 
 void Weights::load(ParamStore& store) const {
   auto pieces = pieces_of(store, nullptr);

@@ -19,16 +19,16 @@ namespace rookery::loop {
 // Holds the lock of the run while it lives.
 class RunFolder {
  public:
-  using Say = std::function<void(std::string_view)>;
-  // Makes the folder, takes the lock, removes what interrupted saves left. `say` hears what was cleaned and
+  using Warn = std::function<void(const std::string&)>;
+  // Makes the folder, takes the lock, removes what interrupted saves left. `warn` hears what was cleaned and
   // which checkpoints were passed over.
-  RunFolder(std::filesystem::path run_dir, Say say);
+  RunFolder(std::filesystem::path run_dir, Warn warn);
   ~RunFolder();
   RunFolder(RunFolder&&) noexcept;
 
   const std::filesystem::path& path() const { return path_; }
-  bool has_checkpoints() const;
-  void remove_checkpoints();
+  std::optional<int64_t> newest_step() const;  // complete or not; nothing: there is no checkpoint
+  void remove_checkpoints(int64_t after_step);
   // Before training: the folder can be written to, and a checkpoint of this size fits (kCannotCreate, kIo).
   void check_space(const ParamStore& store) const;
 
@@ -43,8 +43,8 @@ class RunFolder {
   // Reads all tensors of the checkpoint that find() returned, verified.
   void load(const Found& found, ParamStore& store, AdamW& optim);
 
-  // Complete and verified under its final name when this returns; then retention by `keep`. Throws kIo and
-  // leaves no trace where it cannot.
+  // Complete and verified under its final name when this returns; then retention by `keep`, whose failure is
+  // a warning. Throws kIo or kCannotCreate and leaves no trace where it cannot save.
   std::filesystem::path save(const TrainState& state, const ParamStore& store, AdamW& optim,
                              const std::string& config_yaml, const config::CheckpointConfig& keep);
 
@@ -62,6 +62,7 @@ class Weights {
   const std::filesystem::path& path() const;
   const std::string& config_yaml() const;
   int64_t step() const;
+  std::string identity() const;        // equal only for the same checkpoint, wherever it lies
   void load(ParamStore& store) const;  // every tensor must be there, with its shape and dtype
 
  private:

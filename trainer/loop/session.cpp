@@ -32,6 +32,7 @@ Session load_session(const std::filesystem::path& path, int64_t threads) {
   weights.load(*s.store);
   s.step = weights.step();
   s.checkpoint = weights.path();
+  s.identity = weights.identity();
   return s;
 }
 

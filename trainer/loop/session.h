@@ -17,6 +17,7 @@ struct Session {
   std::unique_ptr<ParamStore> store;
   int64_t step = 0;                  // of the checkpoint the weights are from; 0: none
   std::filesystem::path checkpoint;  // empty: none
+  std::string identity;              // of that checkpoint: Weights::identity
 };
 
 // A model by its configuration, weights zero. type kMeta: shapes and memory plans only. Throws kUnavailable

@@ -23,7 +23,8 @@ nlohmann::json TrainState::to_json() const {
           {"skipped", skipped},
           {"skipped_in_a_row", skipped_in_a_row},
           {"best_validation", number(best_validation)},
-          {"last_validation", number(last_validation)}};
+          {"last_validation", number(last_validation)},
+          {"data", data}};
 }
 
 TrainState TrainState::from_json(const nlohmann::json& json) {
@@ -40,6 +41,7 @@ TrainState TrainState::from_json(const nlohmann::json& json) {
       state.best_validation = json.at("best_validation").get<double>();
     if (!json.at("last_validation").is_null())
       state.last_validation = json.at("last_validation").get<double>();
+    if (json.contains("data")) state.data = json.at("data").get<std::vector<std::string>>();
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::kData, "CKPT-120",
          "the training state of the checkpoint is not readable: ", std::string(error.what()));

@@ -6,6 +6,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace rookery::loop {
 
@@ -15,7 +16,8 @@ struct TrainState {
   int64_t seed = 0;
   int64_t skipped = 0, skipped_in_a_row = 0;  // steps that were not applied because something was not finite
   double best_validation = std::numeric_limits<double>::infinity();
-  double last_validation = std::numeric_limits<double>::quiet_NaN();
+  double last_validation = std::numeric_limits<double>::quiet_NaN();  // of these very weights; NaN: not made
+  std::vector<std::string> data;  // what each source holds (data_fingerprint); empty: not known
 
   nlohmann::json to_json() const;
   static TrainState from_json(const nlohmann::json& json);  // throws kData CKPT-120 naming what is missing

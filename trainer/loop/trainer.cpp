@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "data/tokenizer/tokenizer.h"
+#include "kernels/base/fault.h"
+#include "kernels/base/io.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
 
@@ -49,6 +51,8 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
     report.loss += value;
     report.loss_max = std::max(report.loss_max, value * static_cast<double>(batches.size()));
   }
+  if (fault_point("train.loss") == FaultAction::kNan) report.loss = NAN;
+  if (!std::isfinite(report.loss)) report.loss_max = report.loss;
   session_.store->finish_reduction();
   const double start = now();
   report.update = std::isfinite(report.loss) ? optim_.step(report.lr) : AdamW::Report{NAN, 1, false};
@@ -61,14 +65,13 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
   state_.tokens += count;
   state_.skipped += !report.applied;
   state_.skipped_in_a_row = report.applied ? 0 : state_.skipped_in_a_row + 1;
+  state_.last_validation = NAN;
   return report;
 }
 
 ExitCode Trainer::run() {
   const config::RunConfig& c = session_.config;
   const int64_t total = c.total_steps(), accum = c.grad_accum_steps(1), rows = c.recipe->micro_batch_size;
-  SignalGuard signals(console_.style().terminal);
-  RunControl control(folder_.path(), signals, options_.max_seconds);
   if (state_.step >= total) {
     log_->info(str("the run is complete: ", state_.step, " of ", total, " steps are done"));
     return ExitCode::kOk;
@@ -81,7 +84,6 @@ ExitCode Trainer::run() {
     const double waited = loader_->wait_seconds() - waited_before;
     const StepReport report = step(batches);
     const double step_s = now() - start;
-    if (state_.step - first_step > 1) longest_step_s_ = std::max(longest_step_s_, step_s);
 
     StepMetrics m;
     m.step = state_.step;
@@ -115,12 +117,18 @@ ExitCode Trainer::run() {
              ". The last checkpoint is good. Lower optim.lr, or look at the samples named in train.log");
     }
 
+    const double best = state_.best_validation;
     if (c.eval.every_steps > 0 && (state_.step % c.eval.every_steps == 0 || state_.step == total)) evaluate();
-    const RunRequest request = control.poll(longest_step_s_, longest_save_s_);
+    // The first step plans its memory and is the longest for that reason: it counts until there is another.
+    longest_step_s_ =
+        state_.step - first_step == 2 ? now() - start : std::max(longest_step_s_, now() - start);
+    const RunRequest request = control_.poll(longest_step_s_, longest_save_s_);
     const auto& when = c.checkpoint;
     const bool due = (when.every_steps > 0 && state_.step % when.every_steps == 0) ||
-                     (when.every_minutes > 0 && now() - last_save_at_ > when.every_minutes * 60);
-    if (due || request.save || request.stop || state_.step == total) save();
+                     (when.every_minutes > 0 && now() - last_save_at_ > when.every_minutes * 60) ||
+                     (when.keep_best > 0 && state_.best_validation < best);
+    const bool last_chance = request.stop || state_.step == total;
+    if (due || request.save || last_chance) save(last_chance);
     if (request.stop && state_.step < total) {
       log_->info(str("stopped by ", request.reason, " after step ", state_.step, " of ", total,
                      "; start again to go on"));
@@ -171,7 +179,8 @@ void Trainer::evaluate() {
   }
 }
 
-void Trainer::save() {
+// Throws only where there is no later save to hope for.
+void Trainer::save(bool last_chance) {
   const double start = now();
   loader_->check_unchanged();
   log_->sync();
@@ -183,7 +192,11 @@ void Trainer::save() {
   } catch (const Error& error) {
     // A full disk now may be free at the next save; what is on disk stays good.
     if (error.code() != ExitCode::kIo && error.code() != ExitCode::kCannotCreate) throw;
-    if (++failed_saves_ >= kMaxFailedSaves || state_.step >= session_.config.total_steps()) throw;
+    ++failed_saves_;
+    if (last_chance || failed_saves_ >= kMaxFailedSaves)
+      fail(ExitCode::kIo, "TRAIN-04", folder_.path().string(), ": saving failed ", failed_saves_,
+           failed_saves_ == 1 ? " time: " : " times in a row: ", error.what(),
+           "; mend it by making room, then start again");
     log_->warning(str("saving failed (", failed_saves_, " of ", kMaxFailedSaves,
                       "), training goes on: ", error.what()));
   }
@@ -236,55 +249,106 @@ std::unique_ptr<data::Loader> make_loader(const config::RunConfig& c, int64_t vo
   return std::make_unique<data::Loader>(std::move(sources), options);
 }
 
+ValidationSets open_validation(const config::RunConfig& c, int64_t vocab_size) {
+  ValidationSets sets;
+  if (c.data.val.empty()) return sets;
+  const auto tokenizer = c.data.tokenizer.empty() ? nullptr : data::load_tokenizer(c.data.tokenizer);
+  for (const auto& wanted : c.data.val) {
+    std::shared_ptr<data::TokenSet> set = data::open_token_set(wanted.path);
+    if (tokenizer) data::check_tokenizer(*set, tokenizer->sha256());
+    if (set->vocab_size() > vocab_size)
+      fail(ExitCode::kData, "DATA-06", wanted.path.string(), ": has a vocabulary of ", set->vocab_size(),
+           ", expected at most model.vocab_size = ", vocab_size);
+    if (set->num_tokens() < c.data.seq_len + 1)
+      fail(ExitCode::kData, "DATA-07", wanted.path.string(), ": validation set '", wanted.name, "' holds ",
+           set->num_tokens(), " tokens, a window needs ", c.data.seq_len + 1,
+           ". Use a larger set or a smaller data.seq_len");
+    sets.emplace_back(wanted.name, std::move(set));
+  }
+  return sets;
+}
+
+std::string data_fingerprint(const data::TokenSet& set) {
+  std::vector<int32_t> sample(static_cast<size_t>(std::min<int64_t>(set.num_tokens(), 1 << 16)));
+  const int64_t last = set.num_tokens() - static_cast<int64_t>(sample.size());
+  uint32_t sum = 0;
+  for (const int64_t start : {int64_t{0}, last / 2, last}) {
+    set.read(start, sample);
+    sum = io::crc32c(std::as_bytes(std::span(sample)), sum);
+  }
+  return str(set.num_tokens(), " tokens in ", set.num_docs(), " documents, checksum ", sum);
+}
+
 Trainer::Trainer(config::LoadedRun run, TrainOptions options, Console& console)
     : options_(std::move(options)),
       console_(console),
+      signals_(console_.style().terminal),
+      control_(run.config.run_dir, signals_, options_.max_seconds),
       session_(make_session(std::move(run.config))),
-      folder_(session_.config.run_dir, [this](std::string_view text) { console_.line(text); }),
       recipe_(make_recipe(*session_.config.recipe)),
       loader_(make_loader(session_.config, session_.model->vocab_size())),
+      validation_(open_validation(session_.config, session_.model->vocab_size())),
       schedule_(make_schedule(session_.config)),
       optim_(*session_.store, make_adamw_config(session_.config),
-             [this](const Parameter& p) { return session_.model->optim_group(p); }) {
-  const config::RunConfig& c = session_.config;
-  for (const auto& set : c.data.val) {
-    validation_.emplace_back(set.name, data::open_token_set(set.path));
-    if (validation_.back().second->num_tokens() < c.data.seq_len + 1)
-      fail(ExitCode::kData, "DATA-07", set.path.string(), ": validation set '", set.name, "' holds ",
-           validation_.back().second->num_tokens(), " tokens, a window needs ", c.data.seq_len + 1,
-           ". Use a larger set or a smaller data.seq_len");
-  }
-
-  if (options_.fresh && folder_.has_checkpoints() && !options_.force)
-    fail(ExitCode::kCannotCreate, "TRAIN-01", folder_.path().string(),
-         ": holds a run, and --fresh would begin another in its place. Choose another run_dir, or add "
-         "--force to remove its checkpoints");
-  if (options_.fresh) folder_.remove_checkpoints();
+             [this](const Parameter& p) { return session_.model->optim_group(p); }),
+      folder_(session_.config.run_dir, [this](const std::string& text) {
+        log_ ? log_->warning(text) : console_.warning("warning: " + text);
+      }) {
   folder_.check_space(*session_.store);
-  const auto found = folder_.find(options_.resume_from);
+  const auto found = options_.fresh ? std::nullopt : folder_.find(options_.resume_from);
   if (found) {
-    const auto changes =
-        config::resume_changes(config::parse_run(found->config_yaml, found->path.string()), c);
-    if (!changes.stop.empty() && !options_.accept_data_change) {
-      std::string list;
-      for (const auto& d : changes.stop) list += str("\n  ", d.path, ": saved ", d.left, ", now ", d.right);
-      fail(ExitCode::kConfig, "TRAIN-02", found->path.string(),
-           ": this run has another architecture, data or precision:", list,
-           "\nUse another run_dir, or --accept-data-change if the model still fits");
-    }
-    folder_.load(*found, *session_.store, optim_);
-    state_ = found->state;
-    console_.line(str("resuming ", folder_.path().string(), " at step ", state_.step, " (tokens ",
-                      human_count(static_cast<double>(state_.tokens)), ") from ", found->path.string()));
-    for (const auto& d : changes.note)
-      console_.line(str("changed since it was saved: ", d.path, " was ", d.left, ", is ", d.right));
+    resume(*found);
   } else {
-    session_.model->parameters.initialize(static_cast<uint64_t>(c.seed));
-    state_.seed = c.seed;
-    state_.run_id = new_run_id();
-    if (!c.init.from.empty()) Weights(c.init.from).load(*session_.store);
+    begin();
   }
+  state_.data.clear();
+  for (const auto& source : loader_->sources()) state_.data.push_back(data_fingerprint(*source.set));
   start_log();
+}
+
+// Checkpoints that would be taken for the newest of this run although it goes another way.
+void Trainer::make_way(std::optional<int64_t> resumed_step) {
+  const auto newest = folder_.newest_step();
+  if (!newest || (resumed_step && *newest <= *resumed_step)) return;
+  if (!options_.force)
+    fail(ExitCode::kCannotCreate, "TRAIN-01", folder_.path().string(), ": holds checkpoints up to step ",
+         *newest, ", which ", resumed_step ? str("going on from step ", *resumed_step) : "--fresh",
+         " would replace. Choose another run_dir, or add --force to remove them");
+  folder_.remove_checkpoints(resumed_step.value_or(-1));
+}
+
+void Trainer::begin() {
+  const config::RunConfig& c = session_.config;
+  session_.model->parameters.initialize(static_cast<uint64_t>(c.seed));
+  state_.seed = c.seed;
+  state_.run_id = new_run_id();
+  if (!c.init.from.empty()) Weights(c.init.from).load(*session_.store);
+  make_way({});
+}
+
+void Trainer::resume(const RunFolder::Found& found) {
+  auto changes =
+      config::resume_changes(config::parse_run(found.config_yaml, found.path.string()), session_.config);
+  for (size_t i = 0; i < std::min(found.state.data.size(), loader_->sources().size()); ++i) {
+    const std::string now_it_is = data_fingerprint(*loader_->sources()[i].set);
+    if (found.state.data[i] != now_it_is)
+      changes.stop.push_back({str("data.sources[", i, "], its content"), found.state.data[i], now_it_is});
+  }
+  if (!changes.stop.empty() && !options_.accept_data_change) {
+    std::string list;
+    for (const auto& d : changes.stop) list += str("\n  ", d.path, ": saved ", d.left, ", now ", d.right);
+    fail(ExitCode::kConfig, "TRAIN-02", found.path.string(),
+         ": this run has another architecture, data or precision:", list,
+         "\nUse another run_dir, or --accept-data-change if the model still fits");
+  }
+  folder_.load(found, *session_.store, optim_);
+  state_ = found.state;
+  if (!options_.resume_from.empty()) make_way(state_.step);
+  console_.line(str("resuming ", folder_.path().string(), " at step ", state_.step, " (tokens ",
+                    human_count(static_cast<double>(state_.tokens)), ") from ", found.path.string()));
+  for (const auto* list : {&changes.stop, &changes.note})
+    for (const auto& d : *list)
+      console_.line(str("changed since it was saved: ", d.path, " was ", d.left, ", is ", d.right));
 }
 
 void Trainer::start_log() {

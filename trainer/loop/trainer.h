@@ -23,13 +23,18 @@ namespace rookery::loop {
 
 struct TrainOptions {
   bool fresh = false;  // begin anew: refuses a folder that holds a run, unless force
-  bool force = false;
-  std::string resume_from;          // a step of this run, or a checkpoint folder; empty: the newest
-  bool accept_data_change = false;  // go on although data, tokenizer or architecture keys differ
+  bool force = false;  // with fresh or resume_from: removes the checkpoints that stand in the way
+  // A step of this run, or a checkpoint folder; empty: the newest. Refused, unless force, where the run holds
+  // newer checkpoints: they are of the way that is not taken.
+  std::string resume_from;
+  bool accept_data_change = false;  // go on although data, precision or architecture keys differ
   double max_seconds = 0;  // save and leave with kStopped before so much time has passed; 0: no limit
   std::vector<std::string> command_line;                      // for env.json, as are
   std::vector<std::pair<std::string, std::string>> versions;  // name and version of the program's parts
 };
+
+// Name and content of each set of data.val.
+using ValidationSets = std::vector<std::pair<std::string, std::shared_ptr<data::TokenSet>>>;
 
 class Trainer {
  public:
@@ -44,21 +49,27 @@ class Trainer {
   };
   StepReport step(const std::vector<data::Batch>& batches);
   void evaluate();
-  void save();
+  void save(bool last_chance);
+  // The state to begin with: of a checkpoint, or new weights.
+  void resume(const RunFolder::Found& found);
+  void begin();
+  void make_way(std::optional<int64_t> resumed_step);
   void explain_memory();
   void start_log();
 
   TrainOptions options_;
   Console& console_;
+  SignalGuard signals_;  // from the start, as the time limit: loading counts
+  RunControl control_;
   Session session_;
-  RunFolder folder_;  // holds the lock of the run
   std::unique_ptr<Recipe> recipe_;
   std::unique_ptr<data::Loader> loader_;
-  std::vector<std::pair<std::string, std::shared_ptr<data::TokenSet>>> validation_;
+  ValidationSets validation_;
   Schedule schedule_;
   AdamW optim_;
-  TrainState state_;
   std::unique_ptr<MetricsLog> log_;
+  RunFolder folder_;  // holds the lock of the run; after what finds mistakes, which so leave no folder
+  TrainState state_;
   double longest_step_s_ = 0, longest_save_s_ = 0, last_save_at_ = 0;
   int failed_saves_ = 0;
   int64_t machine_memory_ = 0;
@@ -66,6 +77,10 @@ class Trainer {
 
 // The sources of data.sources as a loader, checked against model and tokenizer.
 std::unique_ptr<data::Loader> make_loader(const config::RunConfig& config, int64_t vocab_size);
+// The sets of data.val, each of at least one window, with ids and tokenizer of the model.
+ValidationSets open_validation(const config::RunConfig& config, int64_t vocab_size);
+// Tells sets of other content apart, wherever they lie: counts, and a checksum of samples of the tokens.
+std::string data_fingerprint(const data::TokenSet& set);
 Schedule make_schedule(const config::RunConfig& config);
 AdamwConfig make_adamw_config(const config::RunConfig& config);
 

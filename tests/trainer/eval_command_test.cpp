@@ -1,0 +1,256 @@
+// eval_command_test.cpp: `rookery eval` and `rookery generate` on models trained here within seconds: figures
+// against sums over log-probabilities taken from the logits, last-word tasks, and generation: seeds, greedy
+// choice, stop strings, states, constant memory.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <csignal>
+#include <nlohmann/json.hpp>
+
+#include "data/tokenizer/tokenizer.h"
+#include "kernels/base/str.h"
+#include "tests/support/tiny_run.h"
+#include "trainer/loop/session.h"
+#include "trainer/models/registry.h"
+#include "trainer/recipes/recipe.h"
+
+namespace rookery {
+namespace {
+
+namespace fs = std::filesystem;
+
+using nlohmann::json;
+using test::run_rookery;
+
+const std::vector<std::string> kPassages = {"the cat drinks milk", "my dog chews a bone",
+                                            "one horse eats green grass"};
+
+std::string jsonl(const std::vector<std::string>& texts) {
+  std::string lines;
+  for (const auto& text : texts) lines += json{{"text", text}}.dump() + "\n";
+  return lines;
+}
+
+class ModelCommands : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    register_models();
+    register_recipes();
+    runs_ = std::make_unique<test::TinyRuns>();
+    const auto fp64 = runs_->train("fp64", {"precision=fp64"});
+    ASSERT_EQ(fp64.code, 0) << fp64.err;
+
+    // A model that knows three passages by heart.
+    put(runs_->folder(), "passages.jsonl", jsonl(kPassages));
+    std::vector<std::string> many;
+    for (int i = 0; i < 20; ++i) many.insert(many.end(), kPassages.begin(), kPassages.end());
+    put(runs_->folder(), "many.jsonl", jsonl(many));
+    for (const char* name : {"passages", "many"})
+      ASSERT_EQ(run_rookery({"data", "prepare", "--tokenizer", path("vocab.txt"), "--in",
+                             path(name + std::string(".jsonl")), "--out", path(name)})
+                    .code,
+                0);
+    const auto heart =
+        runs_->train("heart", {"data.sources[0].path=" + path("many.h5"), "data.seq_len=48",
+                               "recipe.max_steps=150", "recipe.micro_batch_size=4", "optim.lr=1e-2",
+                               "checkpoint.every_steps=0", "eval.every_steps=0", "log.every_steps=50"});
+    ASSERT_EQ(heart.code, 0) << heart.err;
+  }
+  static void TearDownTestSuite() { runs_.reset(); }
+
+  static std::string path(const std::string& name) { return runs_->path(name); }
+  static json eval(const std::string& run, std::vector<std::string> more) {
+    more.insert(more.begin(), {"eval", "--run", path(run), "--threads", "1", "--json"});
+    const auto result = run_rookery(more);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return result.code == 0 ? json::parse(result.out)["results"] : json();
+  }
+  static test::ProgramResult generate(const std::string& run, std::vector<std::string> more) {
+    more.insert(more.begin(), {"generate", "--run", path(run), "--threads", "1"});
+    return run_rookery(more);
+  }
+
+  // -sum of log-probabilities of ids[1..], from the logits of a pass over all of them at once.
+  static double nats(loop::Session& session, std::span<const int32_t> ids) {
+    nn::SeqContext seq;
+    nn::Context cx{nullptr, seq};
+    const auto n = static_cast<int64_t>(ids.size()) - 1;
+    const Tensor x = tensor_from(ids.first(static_cast<size_t>(n)), {1, n}, DType::kI32, *session.device);
+    const std::vector<double> logits = to_doubles(session.model->logits(cx, x).value());
+    const int64_t V = session.model->vocab_size();
+    double sum = 0;
+    for (int64_t t = 0; t < n; ++t) {
+      double total = 0;
+      for (int64_t v = 0; v < V; ++v) total += std::exp(logits[t * V + v]);
+      sum += std::log(total) - logits[t * V + ids[t + 1]];
+    }
+    return sum;
+  }
+
+  static inline std::unique_ptr<test::TinyRuns> runs_;
+};
+
+TEST_F(ModelCommands, BitsPerByteAreWhatTheLogitsSay) {
+  loop::Session session = loop::load_session(path("fp64"), 1);
+  const auto tokenizer = data::load_tokenizer(path("vocab.txt"));
+  double carried = 0, windows = 0, bytes = 0;
+  for (const auto& text : kPassages) {
+    std::vector<int32_t> ids{0};
+    for (const int32_t id : tokenizer->encode(text)) ids.push_back(id);
+    carried += nats(session, ids);
+    for (size_t begin = 0; begin + 1 < ids.size(); begin += 8)
+      windows += nats(session, std::span(ids).subspan(begin, std::min<size_t>(9, ids.size() - begin)));
+    bytes += static_cast<double>(text.size());
+  }
+  ASSERT_GT(std::abs(carried - windows), 1e-6 * carried);
+  for (const auto& [context, sum] : {std::pair{"carried", carried}, {"windows", windows}}) {
+    const json row =
+        eval("fp64", {"--text", path("passages.jsonl"), "--context", context, "--window", "8"})[0];
+    EXPECT_NEAR(row["bits_per_byte"].get<double>(), sum / std::log(2.0) / bytes, 1e-10) << context;
+    EXPECT_NEAR(row["loss"].get<double>(), sum / bytes, 1e-10) << context;  // a token is a byte here
+    EXPECT_NEAR(row["perplexity"].get<double>(), std::exp(sum / bytes), 1e-8) << context;
+    EXPECT_EQ(row["documents"], 3);
+  }
+}
+
+TEST_F(ModelCommands, ATokenSetScoresAsItsText) {
+  json text = eval("fp64", {"--text", path("passages.jsonl")})[0];
+  json set = eval("fp64", {"--set", path("passages.h5")})[0];
+  text.erase("name");
+  set.erase("name");
+  EXPECT_EQ(text, set);
+  EXPECT_EQ(eval("fp64", {"--set", path("passages.h5"), "--limit", "2"})[0]["documents"], 2);
+}
+
+TEST_F(ModelCommands, LastWordsOfPassagesKnownByHeart) {
+  for (const char* protocol : {"harness", "rwkv"}) {
+    const auto row = [&](const std::string& run) {
+      return eval(run, {"--lambada", path("passages.jsonl"), "--protocol", protocol})[0];
+    };
+    EXPECT_EQ(row("heart")["accuracy"], 1.0) << protocol;
+    EXPECT_LT(row("heart")["perplexity"].get<double>(), 2) << protocol;
+    EXPECT_EQ(row("fp64")["accuracy"], 0.0) << protocol;
+    EXPECT_EQ(row("fp64")["documents"], 3);
+  }
+}
+
+TEST_F(ModelCommands, BadInputIsNamed) {
+  put(runs_->folder(), "bad.jsonl", jsonl({"two words"}) + "{\"text\": \n");
+  put(runs_->folder(), "one.jsonl", jsonl({"word"}));
+  put(runs_->folder(), "empty.jsonl", "");
+  struct Case {
+    std::vector<std::string> words;
+    int code;
+    std::string says;
+  };
+  const Case cases[] = {{{"--lambada", path("bad.jsonl")}, 65, "bad.jsonl:2"},
+                        {{"--text", path("bad.jsonl")}, 65, "bad.jsonl:2"},
+                        {{"--lambada", path("one.jsonl")}, 65, "EVAL-02"},
+                        {{"--text", path("empty.jsonl")}, 65, "EVAL-01"},
+                        {{"--text", path("absent.txt")}, 66, "absent.txt"},
+                        {{"--set", path("passages.jsonl")}, 65, "passages.jsonl"},
+                        {{}, 64, "CLI-08"}};
+  for (const Case& c : cases) {
+    auto words = c.words;
+    words.insert(words.begin(), {"eval", "--run", path("fp64")});
+    const auto result = run_rookery(words);
+    EXPECT_EQ(result.code, c.code) << c.says << ": " << result.err;
+    EXPECT_NE(result.err.find(c.says), std::string::npos) << result.err;
+  }
+  EXPECT_EQ(run_rookery({"eval", "--run", path("absent"), "--text", path("passages.jsonl")}).code, 66);
+}
+
+TEST_F(ModelCommands, TheSameSeedGivesTheSameText) {
+  const auto text = [](const char* seed) {
+    return generate("fp64", {"--max-tokens", "40", "--top-p", "1", "--past-end", "--seed", seed}).out;
+  };
+  EXPECT_EQ(text("1"), text("1"));
+  EXPECT_NE(text("1"), text("2"));
+}
+
+TEST_F(ModelCommands, GreedyChoiceTellsWhatItKnows) {
+  for (const std::vector<std::string>& greedy :
+       {std::vector<std::string>{"--temperature", "0"}, {"--top-p", "0", "--seed", "5"}, {"--top-k", "1"}}) {
+    auto words = greedy;
+    words.insert(words.end(), {"--prompt", "my dog"});
+    const auto result = generate("heart", words);
+    EXPECT_EQ(result.out, "my dog chews a bone\n") << result.err;
+    words.push_back("--no-echo");
+    EXPECT_EQ(generate("heart", words).out, " chews a bone\n");
+  }
+}
+
+TEST_F(ModelCommands, StopStringsEndTheTextBeforeThem) {
+  const auto until = [](const std::vector<std::string>& stops) {
+    std::vector<std::string> words{"--temperature", "0", "--prompt", "one horse"};
+    for (const auto& stop : stops) words.insert(words.end(), {"--stop", stop});
+    return generate("heart", words).out;
+  };
+  EXPECT_EQ(until({" green"}), "one horse eats\n");  // six tokens
+  EXPECT_EQ(until({"s g", "zzz"}), "one horse eat\n");
+  EXPECT_EQ(until({"grasses"}), "one horse eats green grass\n");  // begun, never complete
+  EXPECT_EQ(generate("heart", {"--stop", ""}).code, 64);
+}
+
+TEST_F(ModelCommands, PromptsOfAnyBytesAndOptionsOutOfBounds) {
+  EXPECT_EQ(generate("heart", {"--temperature", "0", "--max-tokens", "0"}).out, "\n");
+  const auto empty = generate("heart", {"--prompt", "", "--temperature", "0"});
+  EXPECT_EQ(empty.code, 0) << empty.err;
+  const std::string known = empty.out.substr(0, empty.out.find('\n'));
+  EXPECT_NE(std::find(kPassages.begin(), kPassages.end(), known), kPassages.end()) << known;
+  const auto bytes = generate("heart", {"--prompt", "\xff\xc3(", "--max-tokens", "3"});
+  EXPECT_EQ(bytes.code, 0) << bytes.err;
+  EXPECT_TRUE(bytes.out.starts_with("\xff\xc3("));
+  const std::vector<std::string> bad[] = {{"--temperature", "nan"},
+                                          {"--temperature", "-1"},
+                                          {"--top-p", "1.5"},
+                                          {"--top-k", "-1"},
+                                          {"--max-tokens", "-1"}};
+  for (const auto& words : bad) EXPECT_EQ(generate("heart", words).code, 64) << words[0] << words[1];
+}
+
+TEST_F(ModelCommands, ASavedStateGoesOnAsIfNothingHadBeen) {
+  const auto greedy = [](const std::string& run, std::vector<std::string> words) {
+    words.insert(words.end(), {"--temperature", "0", "--past-end"});
+    return generate(run, words);
+  };
+  const std::string state = path("state.h5");
+  const auto whole = greedy("fp64", {"--prompt", "The licence", "--max-tokens", "30"});
+  auto first = greedy("fp64", {"--prompt", "The licence", "--max-tokens", "11", "--state-out", state});
+  ASSERT_EQ(first.code, 0) << first.err;
+  const auto rest = greedy("fp64", {"--state-in", state, "--max-tokens", "19"});
+  first.out.pop_back();  // the line end
+  EXPECT_EQ(first.out + rest.out, whole.out);
+  // Wherever the weights lie, and with any number of threads.
+  fs::copy(path("fp64"), path("moved"), fs::copy_options::recursive);
+  const auto moved = greedy("moved", {"--state-in", state, "--max-tokens", "19", "--threads", "2"});
+  EXPECT_EQ(moved.out, rest.out) << moved.err;
+
+  const auto others = greedy("heart", {"--state-in", state});
+  EXPECT_EQ(others.code, 65);
+  EXPECT_NE(others.err.find("GEN-05"), std::string::npos) << others.err;
+  fs::resize_file(state, fs::file_size(state) / 2);
+  EXPECT_EQ(greedy("fp64", {"--state-in", state}).code, 65);
+  EXPECT_EQ(greedy("fp64", {"--state-in", path("passages.h5")}).code, 65);
+}
+
+// Peak memory of a generation, KiB: read while the process stands still before it writes its state.
+int64_t peak_of(const test::TinyRuns& runs, const std::string& tokens) {
+  const char* program = std::getenv("ROOKERY_BIN");
+  const test::Paused process(test::start(
+      {program ? program : "build/bin/rookery", "generate", "--run", runs.path("heart"), "--threads", "1",
+       "--past-end", "--max-tokens", tokens, "--state-out", runs.path("end.h5")},
+      {{"ROOKERY_FAULT", "state.open:stop"}}));
+  const std::string status = test::slurp(str("/proc/", process.pid(), "/status"));
+  const size_t at = status.find("VmHWM:");
+  return process.stopped() && at != std::string::npos ? std::stoll(status.substr(at + 6)) : -1;
+}
+
+TEST_F(ModelCommands, MemoryDoesNotGrowWithTheText) {
+  const int64_t few = peak_of(*runs_, "200"), many = peak_of(*runs_, "4000");
+  ASSERT_GT(few, 0);
+  EXPECT_LE(many - few, 2048);
+}
+
+}  // namespace
+}  // namespace rookery

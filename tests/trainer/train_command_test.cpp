@@ -1,0 +1,349 @@
+// train_command_test.cpp: `rookery train` as its user and a scheduler meet it: signals, RUN/STOP and
+// RUN/SAVE, time limits, two processes in one run, resuming after changes, steps that are not finite, bad
+// data. Kills and full disks: tests/fault/train_fault_test.cpp.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <csignal>
+
+#include "kernels/base/str.h"
+#include "tests/support/tiny_run.h"
+
+namespace rookery {
+namespace {
+
+namespace fs = std::filesystem;
+
+using test::Trace;
+
+class TrainCommand : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    runs_ = std::make_unique<test::TinyRuns>();
+    const auto clean = runs_->train("reference", {"checkpoint.keep_last=9"});
+    ASSERT_EQ(clean.code, 0) << clean.err;
+    reference_ = runs_->trace("reference");
+    ASSERT_EQ(reference_.step, 12);
+  }
+  static void TearDownTestSuite() { runs_.reset(); }
+
+  static std::string path(const std::string& name) { return runs_->path(name); }
+  static void expect_same_end(const std::string& run, const std::vector<std::string>& more = {}) {
+    const auto again = runs_->train(run, more);
+    ASSERT_EQ(again.code, 0) << again.err;
+    EXPECT_EQ(runs_->trace(run), reference_);
+  }
+  static std::vector<int64_t> steps(const std::string& run) { return checkpoint::list_steps(path(run)); }
+  static bool sound(const std::string& run, int64_t step) {
+    return checkpoint::verify(runs_->checkpoint(run, step)).empty();
+  }
+  static bool says(const test::ProgramResult& result, const std::string& text) {
+    return result.err.find(text) != std::string::npos;
+  }
+  // A copy of the reference as `run`, as it was after `step`.
+  static void copy_at(const std::string& run, int64_t step) {
+    fs::copy(path("reference"), path(run), fs::copy_options::recursive);
+    for (const int64_t later : steps(run))
+      if (later > step) fs::remove_all(runs_->checkpoint(run, later));
+  }
+
+  static inline std::unique_ptr<test::TinyRuns> runs_;
+  static inline Trace reference_;
+};
+
+TEST_F(TrainCommand, TheSameConfigurationTwiceGivesTheSameBits) { expect_same_end("twice"); }
+
+TEST_F(TrainCommand, SignalsSaveAndLeave) {
+  for (const auto& [number, code] : {std::pair{SIGTERM, 75}, {SIGUSR1, 75}, {SIGINT, 130}}) {
+    const std::string run = str("signal", number);
+    auto process = runs_->pause(run, "train.loss@5:stop");
+    ASSERT_TRUE(process.stopped());
+    process.signal(number);
+    process.go_on();
+    EXPECT_EQ(process.outcome().exit_code, code);
+    EXPECT_EQ(steps(run), (std::vector<int64_t>{5, 3}));
+    expect_same_end(run);
+  }
+}
+
+TEST_F(TrainCommand, ASecondSignalLeavesAtOnceAndBreaksNothing) {
+  // Stopped in step 5, then again within the save that the first signal asked for.
+  auto process = runs_->pause("twosignals", "train.loss@5:stop,ckpt.manifest.write@2:stop");
+  ASSERT_TRUE(process.stopped());
+  process.signal(SIGTERM);
+  process.go_on();
+  ASSERT_TRUE(process.stopped());
+  process.signal(SIGTERM);
+  process.go_on();
+  EXPECT_EQ(process.outcome().exit_code, 128 + SIGTERM);
+  EXPECT_EQ(steps("twosignals"), std::vector<int64_t>{3});
+  EXPECT_TRUE(sound("twosignals", 3));
+  expect_same_end("twosignals");
+}
+
+TEST_F(TrainCommand, FilesInTheRunFolderStopAndSave) {
+  auto process = runs_->pause("files", "train.loss@4:stop,train.loss@8:stop");
+  put(runs_->folder(), "files/SAVE", "");
+  process.go_on();
+  EXPECT_FALSE(fs::exists(path("files/SAVE")));
+  EXPECT_TRUE(sound("files", 4));
+  put(runs_->folder(), "files/STOP", "");
+  process.go_on();
+  EXPECT_EQ(process.outcome().exit_code, 75);
+  EXPECT_FALSE(fs::exists(path("files/STOP")));
+  EXPECT_EQ(steps("files").front(), 8);
+  expect_same_end("files");
+}
+
+TEST_F(TrainCommand, ATimeLimitLeavesBeforeItIsOver) {
+  const auto limited = runs_->train("limit", {"--max-time", "2s"}, "train.loss:delay=300");
+  EXPECT_EQ(limited.code, 75) << limited.err;
+  EXPECT_TRUE(says(limited, "max-time 2s")) << limited.err;
+  ASSERT_FALSE(steps("limit").empty());
+  EXPECT_LT(steps("limit").front(), 7);  // 7 x 0.3 s is over the limit
+  expect_same_end("limit");
+}
+
+TEST_F(TrainCommand, OneProcessPerRunFolder) {
+  auto process = runs_->pause("busy", "train.loss@5:stop");
+  const auto second = runs_->train("busy");
+  EXPECT_EQ(second.code, 73);
+  char host[256] = {};
+  ASSERT_EQ(::gethostname(host, sizeof host - 1), 0);
+  EXPECT_TRUE(says(second, str("process ", process.pid(), " on ", host))) << second.err;
+  process.go_on();
+  EXPECT_EQ(process.outcome().exit_code, 0);
+  EXPECT_EQ(runs_->trace("busy"), reference_);
+}
+
+TEST_F(TrainCommand, FreshNeedsForceWhereThereIsARun) {
+  copy_at("fresh", 12);
+  const auto refused = runs_->train("fresh", {"--fresh"});
+  EXPECT_EQ(refused.code, 73);
+  EXPECT_TRUE(says(refused, "--force")) << refused.err;
+  EXPECT_EQ(steps("fresh"), steps("reference"));
+  const auto typo =
+      runs_->train("fresh", {"--fresh", "--force", "data.sources[0].path=" + path("absent.h5")});
+  EXPECT_EQ(typo.code, 66);
+  EXPECT_EQ(steps("fresh"), steps("reference"));  // nothing is removed for a run that cannot begin
+  EXPECT_EQ(runs_->train("fresh", {"--fresh", "--resume-from", "3", "--force"}).code, 64);
+  const auto anew = runs_->train("fresh", {"--fresh", "--force"});
+  EXPECT_EQ(anew.code, 0) << anew.err;
+  EXPECT_FALSE(says(anew, "resuming")) << anew.err;
+  EXPECT_EQ(runs_->trace("fresh"), reference_);
+  EXPECT_EQ(runs_->train("elsewhere", {"--fresh"}).code, 0);
+}
+
+TEST_F(TrainCommand, ResumeFromAnOlderStep) {
+  copy_at("rewind", 12);
+  const auto refused = runs_->train("rewind", {"--resume-from", "3"});
+  EXPECT_EQ(refused.code, 73);
+  EXPECT_TRUE(says(refused, "up to step 12")) << refused.err;
+  const auto rewound = runs_->train("rewind", {"--resume-from", "3", "--force"});
+  EXPECT_EQ(rewound.code, 0) << rewound.err;
+  EXPECT_TRUE(says(rewound, "at step 3")) << rewound.err;
+  EXPECT_EQ(runs_->trace("rewind"), reference_);
+  // A checkpoint of another run, by its folder.
+  const auto other = runs_->train("other", {"--resume-from", runs_->checkpoint("reference", 9).string()});
+  EXPECT_EQ(other.code, 0) << other.err;
+  EXPECT_EQ(runs_->trace("other").tensors, reference_.tensors);
+  EXPECT_EQ(runs_->train("rewind", {"--resume-from", "7"}).code, 66);
+}
+
+TEST_F(TrainCommand, AMovedRunFolderGoesOn) {
+  copy_at("before", 6);
+  fs::rename(path("before"), path("after"));
+  expect_same_end("after");
+}
+
+TEST_F(TrainCommand, OfADamagedCheckpointTheOneBeforeIsUsed) {
+  copy_at("damaged", 12);
+  fs::resize_file(runs_->checkpoint("damaged", 12) / "rank-00000.h5", 1000);
+  const auto again = runs_->train("damaged");
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_TRUE(says(again, "Falling back to step-00000009")) << again.err;
+  EXPECT_EQ(runs_->trace("damaged"), reference_);
+}
+
+TEST_F(TrainCommand, AChangedRunIsRefusedWithATableAndHyperParametersAreListed) {
+  copy_at("changed", 6);
+  const std::pair<const char*, const char*> changes[] = {{"model.hidden_size=64", "saved 32, now 64"},
+                                                         {"data.seq_len=32", "saved 16, now 32"},
+                                                         {"precision=fp64", "saved fp32, now fp64"},
+                                                         {"seed=8", "saved 7, now 8"}};
+  for (const auto& [change, line] : changes) {
+    const auto refused = runs_->train("changed", {change});
+    EXPECT_EQ(refused.code, 78) << change << refused.err;
+    EXPECT_TRUE(says(refused, line)) << refused.err;
+  }
+  runs_->prepare("tokens2", "another text, " + test::slurp("LICENSE"));
+  const std::string elsewhere = "data.sources[0].path=" + path("tokens2.h5");
+  const auto content = runs_->train("changed", {elsewhere});
+  EXPECT_EQ(content.code, 78) << content.err;
+  EXPECT_TRUE(says(content, "data.sources[0], its content: saved 1")) << content.err;
+  EXPECT_EQ(runs_->train("changed", {elsewhere, "--accept-data-change"}).code, 0);
+  copy_at("tuned", 6);
+  const auto tuned = runs_->train("tuned", {"optim.lr=2e-3"});
+  EXPECT_EQ(tuned.code, 0) << tuned.err;
+  EXPECT_TRUE(says(tuned, "optim.lr was 0.003, is 0.002")) << tuned.err;
+  EXPECT_NE(runs_->trace("tuned").tensors, reference_.tensors);
+}
+
+TEST_F(TrainCommand, AStepThatIsNotFiniteIsNotApplied) {
+  const std::vector<std::string> often = {"checkpoint.every_steps=1", "checkpoint.keep_last=20"};
+  const auto run = runs_->train("nan", often, "train.loss@5:nan");
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_TRUE(says(run, "Samples 16 to 19")) << run.err;
+  const auto tensors = [](int64_t step) { return test::tensors_of(runs_->checkpoint("nan", step)); };
+  EXPECT_NE(tensors(3), tensors(4));
+  EXPECT_EQ(tensors(4), tensors(5));  // parameters, moments and their step counts
+  EXPECT_NE(tensors(5), tensors(6));
+  for (const auto& record : runs_->trace("nan").records) {
+    if (record["event"] != "step") continue;
+    EXPECT_EQ(record["loss"].is_null(), record["step"] == 5) << record;
+    EXPECT_EQ(record["skipped"], record["step"] < 5 ? 0 : 1) << record;
+  }
+}
+
+TEST_F(TrainCommand, TenStepsInARowThatAreNotFiniteEndTheRun) {
+  std::string fault;
+  for (int step = 2; step <= 11; ++step) fault += str(step == 2 ? "" : ",", "train.loss@", step, ":nan");
+  const auto run = runs_->train("worse", {}, fault);
+  EXPECT_EQ(run.code, 79) << run.err;
+  EXPECT_TRUE(says(run, "error[TRAIN-03]")) << run.err;
+  ASSERT_EQ(steps("worse"), (std::vector<int64_t>{9, 6}));
+  EXPECT_TRUE(sound("worse", 9));
+  EXPECT_EQ(runs_->train("worse").code, 0);  // and is good to go on from
+}
+
+TEST_F(TrainCommand, DryRunWritesNothing) {
+  const auto count = [] {
+    const fs::recursive_directory_iterator all(runs_->folder().path());
+    return std::distance(begin(all), end(all));
+  };
+  const auto before = count();
+  const auto dry = runs_->train("dry", {"--dry-run"});
+  EXPECT_EQ(dry.code, 0) << dry.err;
+  EXPECT_NE(dry.out.find("activations"), std::string::npos);
+  EXPECT_EQ(count(), before);
+}
+
+TEST_F(TrainCommand, AccumulatedMicroBatchesEqualOneBatch) {
+  const std::vector<std::string> common = {"precision=fp64", "recipe.max_steps=1", "optim.warmup_steps=0"};
+  auto halves = common, whole = common;
+  halves.push_back("recipe.micro_batch_size=2");
+  whole.push_back("recipe.micro_batch_size=4");
+  ASSERT_EQ(runs_->train("halves", halves).code, 0);
+  ASSERT_EQ(runs_->train("whole", whole).code, 0);
+  // The first moment is linear in the gradient, so rounding stays what it is.
+  const auto a = test::values_of(runs_->checkpoint("halves", 1), "opt/m");
+  const auto b = test::values_of(runs_->checkpoint("whole", 1), "opt/m");
+  ASSERT_EQ(a.size(), b.size());
+  for (const auto& [name, values] : a) {
+    double largest = 0, difference = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      largest = std::max(largest, std::abs(values[i]));
+      difference = std::max(difference, std::abs(values[i] - b.at(name)[i]));
+    }
+    EXPECT_LE(difference, 1e-12 * largest) << name;
+  }
+  const double norm = runs_->trace("halves").records[0]["grad_norm"];
+  EXPECT_GT(norm, 0);
+  EXPECT_NEAR(runs_->trace("whole").records[0]["grad_norm"].get<double>() / norm, 1, 1e-12);
+}
+
+TEST_F(TrainCommand, SingleAndDoublePrecisionBeginAlike) {
+  ASSERT_EQ(runs_->train("fp64", {"precision=fp64", "recipe.max_steps=3"}).code, 0);
+  const double fp64 = runs_->trace("fp64").records[0]["loss"], fp32 = reference_.records[0]["loss"];
+  EXPECT_NEAR(fp32, fp64, 1e-5);
+}
+
+TEST_F(TrainCommand, BadDataIsFoundBeforeARunFolderIsMade) {
+  fs::copy(path("tokens.h5"), path("cut.h5"));
+  fs::resize_file(path("cut.h5"), fs::file_size(path("cut.h5")) - 100);
+  std::string swapped = test::slurp(path("vocab.txt"));
+  swapped.replace(swapped.find("'\\x41'"), 6, "'\\x42'");
+  swapped.replace(swapped.rfind("'\\x42'"), 6, "'\\x41'");
+  put(runs_->folder(), "swapped.txt", swapped);
+  runs_->prepare("short", "ten bytes.");
+  struct Case {
+    const char* what;
+    std::vector<std::string> change;
+    int code;
+    const char* says;
+  };
+  const Case cases[] = {
+      {"missing", {"data.sources[0].path=" + path("absent.h5")}, 66, "absent.h5"},
+      {"missing validation", {"data.val[0].path=" + path("absent.h5")}, 66, "absent.h5"},
+      {"truncated", {"data.sources[0].path=" + path("cut.h5")}, 65, "cut.h5"},
+      {"other tokenizer", {"data.tokenizer=" + path("swapped.txt")}, 65, "DATA-11"},
+      {"too short", {"data.sources[0].path=" + path("short.h5")}, 65, "DATA-07"},
+      {"too short for validation", {"data.val[0].path=" + path("short.h5")}, 65, "DATA-07"},
+      {"ids too large", {"model.vocab_size=200"}, 65, "DATA-06"},
+      {"no weights to start from", {"init.from=" + path("absent")}, 66, "absent"},
+  };
+  for (const Case& c : cases) {
+    const auto run = runs_->train("bad", c.change);
+    EXPECT_EQ(run.code, c.code) << c.what << ": " << run.err;
+    EXPECT_TRUE(says(run, c.says)) << c.what << ": " << run.err;
+    EXPECT_FALSE(fs::exists(path("bad/checkpoints"))) << c.what;
+    if (c.what == std::string("no weights to start from")) continue;  // found after the folder is locked
+    EXPECT_FALSE(fs::exists(path("bad"))) << c.what;
+  }
+}
+
+TEST_F(TrainCommand, WeightsOfAnotherRunToStartFrom) {
+  const auto run = runs_->train("warm", {"init.from=" + path("reference"), "recipe.max_steps=3"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  const auto first = [](const std::string& name) {
+    return runs_->trace(name).records[0]["loss"].get<double>();
+  };
+  EXPECT_LT(first("warm"), first("reference") - 0.5);
+  const auto wider = runs_->train("wide", {"init.from=" + path("reference"), "model.hidden_size=64"});
+  EXPECT_EQ(wider.code, 65) << wider.err;
+  EXPECT_TRUE(says(wider, "[257, 32]")) << wider.err;
+}
+
+TEST_F(TrainCommand, ClosedOutputDoesNotDisturbARun) {
+  const char* program = std::getenv("ROOKERY_BIN");
+  std::string line = program ? program : "build/bin/rookery";
+  for (const auto& word : runs_->words("closed")) line += " " + word;
+  EXPECT_EQ(test::run_program({"bash", "-c", line + " <&- >&- 2>&-"}).code, 0);
+  EXPECT_EQ(runs_->trace("closed"), reference_);
+  fs::remove_all(path("closed"));
+  const auto piped = test::run_program({"bash", "-c", line + " 2>&1 | head -c 1; exit ${PIPESTATUS[0]}"});
+  EXPECT_EQ(piped.code, 0) << piped.err;
+  EXPECT_EQ(runs_->trace("closed"), reference_);
+  EXPECT_NE(test::slurp(path("closed/train.log")).find("is closed; the run goes on"), std::string::npos);
+}
+
+TEST_F(TrainCommand, DeletedEventFilesAreMadeAnew) {
+  const auto event_files = [] {
+    std::vector<fs::path> files;
+    for (const auto& entry : fs::recursive_directory_iterator(path("board/tb")))
+      if (entry.is_regular_file()) files.push_back(entry.path());
+    return files;
+  };
+  auto process = runs_->pause("board", "train.loss@5:stop");
+  const auto before = event_files();
+  ASSERT_EQ(before.size(), 2u);
+  for (const auto& file : before) fs::remove(file);
+  process.go_on();
+  EXPECT_EQ(process.outcome().exit_code, 0);
+  EXPECT_EQ(event_files(), before);
+  EXPECT_EQ(runs_->trace("board"), reference_);
+}
+
+TEST_F(TrainCommand, DecimalCommasOfALocaleChangeNothing) {
+  if (test::run_program({"localedef", "-i", "de_DE", "-f", "UTF-8", path("de_DE.UTF-8")}).code != 0)
+    GTEST_SKIP() << "localedef cannot make de_DE here";
+  const auto run = test::run_rookery(
+      runs_->words("de"), {{"LOCPATH", runs_->folder().path().string()}, {"LC_ALL", "de_DE.UTF-8"}});
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_TRUE(says(run, " lr=3.00e-05 ")) << run.err;
+  EXPECT_EQ(runs_->trace("de"), reference_);
+}
+
+}  // namespace
+}  // namespace rookery
