@@ -166,6 +166,23 @@ TEST_F(TrainCommand, OfADamagedCheckpointTheOneBeforeIsUsed) {
   EXPECT_EQ(runs_->trace("damaged"), reference_);
 }
 
+TEST_F(TrainCommand, ABestCheckpointHasItsOwnValidationLoss) {
+  const auto run = runs_->train("best", {"checkpoint.keep_best=1", "checkpoint.keep_last=9"});
+  EXPECT_EQ(run.code, 0) << run.err;
+  std::map<int64_t, double> losses;
+  for (const auto& record : runs_->trace("best").records)
+    if (record["event"] == "eval") losses[record["step"]] = record["loss"];
+  ASSERT_EQ(losses.size(), 3u);
+  ASSERT_LT(losses[8], losses[4]);  // so that 8 is a new best and saved for it
+  EXPECT_EQ(steps("best"), (std::vector<int64_t>{12, 9, 8, 6, 4, 3}));
+  for (const auto& saved : checkpoint::list(path("best"))) {
+    EXPECT_EQ(saved.metric.has_value(), losses.contains(saved.step)) << saved.step;
+    if (saved.metric) {
+      EXPECT_NEAR(*saved.metric, losses[saved.step], 1e-6) << saved.step;
+    }
+  }
+}
+
 TEST_F(TrainCommand, AChangedRunIsRefusedWithATableAndHyperParametersAreListed) {
   copy_at("changed", 6);
   const std::pair<const char*, const char*> changes[] = {{"model.hidden_size=64", "saved 32, now 64"},
@@ -281,14 +298,11 @@ TEST_F(TrainCommand, BadDataIsFoundBeforeARunFolderIsMade) {
       {"too short", {"data.sources[0].path=" + path("short.h5")}, 65, "DATA-07"},
       {"too short for validation", {"data.val[0].path=" + path("short.h5")}, 65, "DATA-07"},
       {"ids too large", {"model.vocab_size=200"}, 65, "DATA-06"},
-      {"no weights to start from", {"init.from=" + path("absent")}, 66, "absent"},
   };
   for (const Case& c : cases) {
     const auto run = runs_->train("bad", c.change);
     EXPECT_EQ(run.code, c.code) << c.what << ": " << run.err;
     EXPECT_TRUE(says(run, c.says)) << c.what << ": " << run.err;
-    EXPECT_FALSE(fs::exists(path("bad/checkpoints"))) << c.what;
-    if (c.what == std::string("no weights to start from")) continue;  // found after the folder is locked
     EXPECT_FALSE(fs::exists(path("bad"))) << c.what;
   }
 }
@@ -303,6 +317,7 @@ TEST_F(TrainCommand, WeightsOfAnotherRunToStartFrom) {
   const auto wider = runs_->train("wide", {"init.from=" + path("reference"), "model.hidden_size=64"});
   EXPECT_EQ(wider.code, 65) << wider.err;
   EXPECT_TRUE(says(wider, "[257, 32]")) << wider.err;
+  EXPECT_EQ(runs_->train("none", {"init.from=" + path("absent")}).code, 66);
 }
 
 TEST_F(TrainCommand, ClosedOutputDoesNotDisturbARun) {

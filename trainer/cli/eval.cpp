@@ -69,7 +69,7 @@ nlohmann::json evaluate_set(const std::string& path, loop::Session& session, eva
   const auto set = data::open_token_set(path);
   Score total;
   int64_t bytes = 0, documents = 0;
-  for (; documents < set->num_docs() && documents != limit; ++documents) {
+  for (; documents < set->num_docs() && (limit == 0 || documents < limit); ++documents) {
     std::vector<int32_t> ids = set->read_doc(documents);
     check_ids(ids, session);
     if (!ids.empty() && ids.back() == set->eot_id()) ids.pop_back();
