@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -42,6 +43,15 @@ struct ThreadPool::State {
   std::exception_ptr error;
   std::vector<std::thread> threads;
 
+  void stop() {
+    {
+      std::lock_guard lock(mutex);
+      stopping = true;
+    }
+    wake.notify_all();
+    for (auto& thread : threads) thread.join();
+  }
+
   void run_part(int part) {
     inside_body = true;
     try {
@@ -73,18 +83,19 @@ struct ThreadPool::State {
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), state_(std::make_unique<State>()) {
   RK_CHECK(num_threads >= 1 && num_threads <= kMaxThreads, "[ThreadPool] 1 to ", kMaxThreads,
            " threads, got ", num_threads);
-  for (int part = 1; part < num_threads; ++part)
-    state_->threads.emplace_back([this, part] { state_->work(part); });
+  try {
+    for (int part = 1; part < num_threads; ++part)
+      state_->threads.emplace_back([state = state_.get(), part] { state->work(part); });
+  } catch (const std::system_error& e) {
+    const size_t started = state_->threads.size() + 1;
+    state_->stop();
+    fail(ExitCode::kUnavailable, "CPU-04", "only ", started, " of ", num_threads,
+         " threads could be started: ", e.what(),
+         "; use fewer threads, or raise the limits that `ulimit -u` and `ulimit -v` show");
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(state_->mutex);
-    state_->stopping = true;
-  }
-  state_->wake.notify_all();
-  for (auto& thread : state_->threads) thread.join();
-}
+ThreadPool::~ThreadPool() { state_->stop(); }
 
 void ThreadPool::run(int parts, Body body, void* context) {
   RK_CHECK(parts >= 1 && parts <= num_threads_, "[ThreadPool] ", parts, " parts for ", num_threads_,

@@ -19,29 +19,48 @@ constexpr size_t kGuard = 256;
 constexpr unsigned char kGuardByte = 0xA5;
 size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + kAlign - 1) / kAlign * kAlign; }
 
+[[noreturn]] void refuse(size_t bytes) {
+  fail(ExitCode::kUnavailable, "MEM-01", "out of memory: asked for ", bytes,
+       " bytes. Use a smaller micro_batch_size, seq_len or model");
+}
+
 std::byte* heap(size_t bytes) {
   const bool large = bytes >= 2 * kHugePage;
   const size_t align = large ? kHugePage : kAlign;
   auto* data = static_cast<std::byte*>(std::aligned_alloc(align, (bytes + align - 1) / align * align));
-  if (data == nullptr)
-    fail(ExitCode::kUnavailable, "MEM-01", "out of memory: asked for ", bytes,
-         " bytes. Use a smaller micro_batch_size, seq_len or model");
+  if (data == nullptr) refuse(bytes);
   if (large) madvise(data, bytes, MADV_HUGEPAGE);  // fewer TLB misses; a refusal costs nothing
   return data;
 }
 
 }  // namespace
 
+std::byte* Arena::obtain(size_t bytes) const {
+  if (memory_ == Memory::kReal) return heap(bytes);
+  void* data =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) refuse(bytes);
+  return static_cast<std::byte*>(data);
+}
+
+void Arena::give_up(std::byte* data, size_t bytes) const {
+  if (memory_ == Memory::kReal) {
+    std::free(data);
+  } else if (data != nullptr) {
+    ::munmap(data, bytes);
+  }
+}
+
 Arena::~Arena() {
   free_cache();
-  std::free(slab_);
+  give_up(slab_, slab_bytes_);
 }
 
 Arena::Ticket Arena::allocate(size_t requested) {
   const size_t bytes = rounded(requested);
   if (current_ == nullptr) {
     persistent_bytes_ += bytes;
-    return guarding_ ? allocate_guarded(requested) : Ticket{heap(bytes)};
+    return guarding_ ? allocate_guarded(requested) : Ticket{obtain(bytes)};
   }
   const int64_t index = next_request_++;
   ++clock_;
@@ -49,7 +68,7 @@ Arena::Ticket Arena::allocate(size_t requested) {
     const auto& planned = current_->planned;
     const bool known = index < static_cast<int64_t>(planned.size());
     if (known && planned[index].bytes == bytes && planned[index].birth == clock_) {
-      if (planned[index].death < 0) return {heap(bytes), index, step_};
+      if (planned[index].death < 0) return {obtain(bytes), index, step_};
       ++slab_live_;
       return {slab_ + planned[index].offset, index, step_};
     }
@@ -66,12 +85,12 @@ void Arena::release(const Ticket& ticket, size_t requested) {
   if (ticket.request < 0) {
     persistent_bytes_ -= bytes;
     if (ticket.guarded) return release_guarded(ticket, requested);
-    std::free(ticket.data);
+    give_up(ticket.data, bytes);
     return;
   }
   const bool in_slab = release_in_slab(ticket.data);
   if (current_ == nullptr || ticket.step != step_) {  // it outlived its step
-    if (!in_slab) std::free(ticket.data);
+    if (!in_slab) give_up(ticket.data, bytes);
     return;
   }
   ++clock_;
@@ -99,7 +118,7 @@ bool Arena::release_in_slab(std::byte* data) {
   for (auto slab = retired_.begin(); slab != retired_.end(); ++slab) {
     if (!inside(slab->data, slab->bytes)) continue;
     if (--slab->live == 0) {
-      std::free(slab->data);
+      give_up(slab->data, slab->bytes);
       retired_.erase(slab);
     }
     return true;
@@ -131,11 +150,11 @@ std::byte* Arena::from_cache(size_t bytes) {
     cache_.erase(it);
     return data;
   }
-  return heap(bytes);
+  return obtain(bytes);
 }
 
 void Arena::free_cache() {
-  for (auto& [bytes, data] : cache_) std::free(data);
+  for (auto& [bytes, data] : cache_) give_up(data, bytes);
   cache_.clear();
 }
 
@@ -149,9 +168,10 @@ void Arena::begin_step(const std::string& key) {
   ++step_;
   log_.clear();
   if (replaying_ && current_->plan.slab_bytes > slab_bytes_) {
-    std::free(slab_);
+    give_up(slab_, slab_bytes_);
+    slab_ = nullptr;
     slab_bytes_ = current_->plan.slab_bytes;
-    slab_ = heap(slab_bytes_);
+    slab_ = obtain(slab_bytes_);
   }
 }
 

@@ -15,7 +15,9 @@ namespace rookery {
 
 class Arena {
  public:
-  Arena() = default;
+  // kAddressesOnly: blocks of any size, which take no memory until somebody writes to them (for kMeta).
+  enum class Memory : uint8_t { kReal, kAddressesOnly };
+  explicit Arena(Memory memory = Memory::kReal) : memory_(memory) {}
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -74,9 +76,12 @@ class Arena {
   bool release_in_slab(std::byte* data);
   void leave_plan(const std::string& why);
   void make_plan(KeyState& state);
+  std::byte* obtain(size_t bytes) const;
+  void give_up(std::byte* data, size_t bytes) const;
   std::byte* from_cache(size_t bytes);
   void free_cache();
 
+  Memory memory_;
   std::map<std::string, KeyState> keys_;
   KeyState* current_ = nullptr;
   std::string current_key_;

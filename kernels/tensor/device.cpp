@@ -3,6 +3,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
@@ -18,7 +19,7 @@ namespace {
 int available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::clamp(CPU_COUNT(&set), 1, kMaxThreads);
   return 1;
 }
 
@@ -75,6 +76,9 @@ CpuIsa selected_cpu_isa() {
 }
 
 Device::Device(DeviceType type, int num_threads, CpuIsa isa)
-    : type_(type), isa_(isa), pool_(num_threads > 0 ? num_threads : available_cores()) {}
+    : type_(type),
+      isa_(isa),
+      pool_(num_threads > 0 ? num_threads : available_cores()),
+      arena_(type == DeviceType::kMeta ? Arena::Memory::kAddressesOnly : Arena::Memory::kReal) {}
 
 }  // namespace rookery

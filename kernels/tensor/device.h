@@ -31,7 +31,7 @@ enum class MatmulPrecision : uint8_t { kFull, kBf16 };
 
 class Device {
  public:
-  // num_threads 0: all cores of this process.
+  // num_threads 0: all cores of this process, at most kMaxThreads.
   explicit Device(DeviceType type = DeviceType::kCpu, int num_threads = 0, CpuIsa isa = selected_cpu_isa());
 
   DeviceType type() const { return type_; }

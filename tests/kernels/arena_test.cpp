@@ -199,5 +199,18 @@ TEST(Arena, StepsDoNotNest) {
   EXPECT_EQ(arena.plan("b"), nullptr);
 }
 
+// A plan for a model that this machine could not hold.
+TEST(Arena, AddressesOnlyTakesNoMemory) {
+  Device meta(DeviceType::kMeta, 1);
+  const Shape huge{1 << 20, 1 << 20};  // 4 TiB
+  Tensor outside = empty(huge, DType::kF32, meta);
+  for (int step = 0; step < 2; ++step) {
+    meta.arena().begin_step("huge");
+    const Tensor inside = empty(huge, DType::kF32, meta);
+    EXPECT_EQ(inside.bytes(), size_t{4} << 40);
+    meta.arena().end_step();
+  }
+}
+
 }  // namespace
 }  // namespace rookery

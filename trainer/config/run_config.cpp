@@ -6,6 +6,7 @@
 #include <set>
 
 #include "kernels/base/io.h"
+#include "kernels/base/parallel.h"
 
 namespace rookery::config {
 
@@ -108,7 +109,7 @@ void RunConfig::fields(Visitor& v) {
       .one_of({"fp32", "bf16", "fp64"});
   v("device", device, "what computes").one_of({"auto", "cpu"});
   v("threads", threads, "worker threads; 0: one for each processor. Sums depend on it in the last bits")
-      .between(0, 4096);
+      .between(0, kMaxThreads);
   v("model", model, "the network");
   v("data", data, "tokens to train and evaluate on");
   v("recipe", recipe, "what one step is and how many there are");

@@ -215,6 +215,9 @@ void Rwkv6Config::check(std::vector<config::Finding>& findings) const {
     findings.push_back(
         {"model.hidden_size", str("hidden_size ", hidden_size, " is not a multiple of head_size ", head_size,
                                   "; choose one that is, or set num_heads")});
+  if (resolved().ffn_size == 0)
+    findings.push_back({"model.ffn_size", str("3.5 x hidden_size ", hidden_size,
+                                              " is less than 32; set ffn_size, or a larger hidden_size")});
 }
 
 Rwkv6Config Rwkv6Config::resolved() const {
