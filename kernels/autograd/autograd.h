@@ -126,7 +126,6 @@ class Tape {
     Tensor grad;
     Parameter* leaf = nullptr;
     int32_t uses = 0;  // of a leaf, still to come in backward
-    bool keep = false;
   };
   struct Node {
     std::string_view name;

@@ -24,11 +24,7 @@ Var Tape::leaf(Parameter& parameter) {
   return Var(parameter.master, this, it->second);
 }
 
-Var Tape::watch(const Tensor& value) {
-  const int32_t slot = add_slot(value);
-  slots_[slot].keep = true;
-  return Var(value, this, slot);
-}
+Var Tape::watch(const Tensor& value) { return Var(value, this, add_slot(value)); }
 
 std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs,
                         std::span<const Tensor> outputs, Backward body) {
@@ -165,7 +161,7 @@ void Tape::run_backward() {
     bool any = false;
     for (int32_t i = 0; i < node->num_outputs; ++i) {
       Slot& slot = slots_[node->first_output + i];
-      grads_out.push_back(slot.keep ? slot.grad : std::exchange(slot.grad, Tensor()));
+      grads_out.push_back(std::exchange(slot.grad, Tensor()));
       any = any || grads_out.back().defined();
     }
     if (any) {

@@ -40,10 +40,8 @@ struct Product {
 std::vector<Product> products_of(Model& model) {
   std::vector<Product> products;
   for (const Parameter* p : model.parameters.all()) {
+    if (!loop::multiplies_tokens(*p)) continue;
     const Shape& s = p->global;
-    int wide_dims = 0;
-    for (const int64_t d : s) wide_dims += d > 1;
-    if (wide_dims < 2 || p->name == "emb.weight" || p->name.find("time_faaaa") != std::string::npos) continue;
     const int64_t stack = s.size() == 3 ? s[0] : 1;
     const Product one{s[s.size() - 2], s.back(), stack, p == &model.head()};
     const auto it = std::find_if(products.begin(), products.end(), [&](const Product& q) {

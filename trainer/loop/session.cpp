@@ -36,15 +36,16 @@ Session load_session(const std::filesystem::path& path, int64_t threads) {
   return s;
 }
 
+bool multiplies_tokens(const Parameter& p) {
+  int wide_dims = 0;
+  for (const int64_t d : p.global) wide_dims += d > 1;
+  return wide_dims >= 2 && p.name != "emb.weight" && p.name.find("time_faaaa") == std::string::npos;
+}
+
 double train_flops_per_token(Model& model) {
   double products = 0;
-  for (const Parameter* p : model.parameters.all()) {
-    int wide_dims = 0;
-    for (const int64_t d : p->global) wide_dims += d > 1;
-    // Matrices, but not the table of embeddings (a look-up) and the per-head bonus.
-    if (wide_dims >= 2 && p->name != "emb.weight" && p->name.find("time_faaaa") == std::string::npos)
-      products += static_cast<double>(p->global.numel());
-  }
+  for (const Parameter* p : model.parameters.all())
+    if (multiplies_tokens(*p)) products += static_cast<double>(p->global.numel());
   return 6 * products + 3 * model.mixer_flops_per_token();
 }
 

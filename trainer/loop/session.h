@@ -28,8 +28,10 @@ Session make_session(config::RunConfig config, DeviceType type = DeviceType::kCp
 // all cores.
 Session load_session(const std::filesystem::path& run_or_checkpoint, int64_t threads = 0);
 
-// Parameters that take part in matrix products, and FLOPs per token of a training step: 6 x these + 3 x the
-// sequence mixers (docs/performance.md).
+// Whether every token is multiplied by it: matrices, but not the table of embeddings (a look-up) nor the
+// per-head bonus.
+bool multiplies_tokens(const Parameter& p);
+// Of a training step: 6 x the elements of these + 3 x the sequence mixers.
 double train_flops_per_token(Model& model);
 
 }  // namespace rookery::loop

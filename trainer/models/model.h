@@ -32,8 +32,7 @@ class Model {
   virtual OptimGroup optim_group(const Parameter& p) const = 0;
   // Trained with the pull on the largest logit (rwkv-common 5).
   virtual bool uses_l2wrap() const { return true; }
-  // Multiply-adds of the sequence mixers per token, forward, in the recurrent form (for MFU): e.g. 7 N^2 / 2
-  // H L for RWKV-6.
+  // FLOPs of the sequence mixers per token, forward, in the recurrent form (for MFU): 7 N^2 H L for RWKV-6.
   virtual double mixer_flops_per_token() const = 0;
 
   int64_t vocab_size() { return head().global[0]; }
