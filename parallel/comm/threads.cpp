@@ -1,5 +1,6 @@
 // threads.cpp: a collective is a meeting, where every rank shows its pointers and what it calls, then work on
-// each other's memory, then a second meeting, after which nobody looks at it any more.
+// each other's memory, then a second meeting, after which nobody looks at it any more. A rank that leaves by
+// an error waits for the others' work, too: its tensors die with it.
 #include "parallel/comm/threads.h"
 
 #include <algorithm>
@@ -62,6 +63,7 @@ struct Group {
   std::vector<bool> here;
   size_t arrived = 0;
   uint64_t meeting = 0;
+  size_t working = 0;                                       // ranks that may still look at the others' memory
   std::map<std::pair<int, int>, std::deque<Message>> mail;  // (from, to)
 };
 
@@ -107,6 +109,25 @@ void dispatch_number(DType dtype, F&& body) {
   }
 }
 
+// A rank's work on the others' memory, after a meeting that announced it.
+class Work {
+ public:
+  explicit Work(Group& group) : group_(group) {}
+  Work(const Work&) = delete;
+  ~Work() {
+    std::unique_lock lock(group_.world->mutex);
+    if (--group_.working == 0) group_.world->wake.notify_all();
+    if (std::uncaught_exceptions() > exceptions_)
+      group_.world->wake.wait(lock, [&] { return group_.working == 0; });
+  }
+
+ private:
+  Group& group_;
+  int exceptions_ = std::uncaught_exceptions();
+};
+
+enum class Then { kWork, kNothing };  // what follows a meeting
+
 class ThreadCommunicator : public Communicator {
  public:
   ThreadCommunicator(std::shared_ptr<Group> group, int rank) : group_(std::move(group)), rank_(rank) {}
@@ -118,37 +139,43 @@ class ThreadCommunicator : public Communicator {
     const auto calls = show({str("all_reduce (", op, ") of ", size_of(data)), data.raw(), data.raw()});
     const size_t width = dtype_size(data.dtype());
     auto begin_of = [&](int r) { return data.numel() * r / size(); };
-    dispatch_number(data.dtype(), [&]<class T>() {
-      reduce_range<T>(inputs<T>(calls), data.data<T>(), begin_of(rank_), begin_of(rank_ + 1), op);
+    {
+      const Work work(*group_);
+      dispatch_number(data.dtype(), [&]<class T>() {
+        reduce_range<T>(inputs<T>(calls), data.data<T>(), begin_of(rank_), begin_of(rank_ + 1), op);
+      });
+    }
+    meet(Then::kWork);  // rank r now holds part r of the result
+    finish([&] {
+      for (int r = 0; r < size(); ++r)
+        if (r != rank_)
+          std::memcpy(data.raw() + begin_of(r) * width, calls[r].in + begin_of(r) * width,
+                      (begin_of(r + 1) - begin_of(r)) * width);
     });
-    meet();  // rank r now holds part r of the result
-    for (int r = 0; r < size(); ++r)
-      if (r != rank_)
-        std::memcpy(data.raw() + begin_of(r) * width, calls[r].in + begin_of(r) * width,
-                    (begin_of(r + 1) - begin_of(r)) * width);
-    meet();
   }
 
   void reduce_scatter(const Tensor& in, const Tensor& out, Reduce op) override {
     comm_detail::check_slices(in, out, size(), "[reduce_scatter] in");
     const auto calls = show({str("reduce_scatter (", op, ") of ", size_of(in)), in.raw(), out.raw()});
     const int64_t n = out.numel();
-    dispatch_number(in.dtype(), [&]<class T>() {
-      auto slices = inputs<T>(calls);
-      for (auto& slice : slices) slice += n * rank_;
-      reduce_range<T>(slices, out.data<T>(), 0, n, op);
+    finish([&] {
+      dispatch_number(in.dtype(), [&]<class T>() {
+        auto slices = inputs<T>(calls);
+        for (auto& slice : slices) slice += n * rank_;
+        reduce_range<T>(slices, out.data<T>(), 0, n, op);
+      });
     });
-    meet();
   }
 
   void all_gather(const Tensor& in, const Tensor& out) override {
     comm_detail::check_slices(out, in, size(), "[all_gather] out");
     const auto calls = show({str("all_gather of ", size_of(in)), in.raw(), out.raw()});
-    for (int r = 0; r < size(); ++r) {
-      std::byte* to = out.raw() + r * in.bytes();
-      if (to != calls[r].in) std::memcpy(to, calls[r].in, in.bytes());
-    }
-    meet();
+    finish([&] {
+      for (int r = 0; r < size(); ++r) {
+        std::byte* to = out.raw() + r * in.bytes();
+        if (to != calls[r].in) std::memcpy(to, calls[r].in, in.bytes());
+      }
+    });
   }
 
   void all_to_all(const Tensor& in, const Tensor& out, const RowCounts& rows) override {
@@ -162,23 +189,25 @@ class ThreadCommunicator : public Communicator {
     RK_CHECK(row_size(out) == width, "[all_to_all] rows of ", in.shape(), " and ", out.shape());
     const auto calls =
         show({str("all_to_all of rows of ", width, " bytes"), in.raw(), out.raw(), ranges.send_begin});
-    for (int r = 0; r < size(); ++r) {
-      const int64_t begin = calls[r].send_begin[rank_], count = calls[r].send_begin[rank_ + 1] - begin;
-      const int64_t expected = ranges.recv_begin[r + 1] - ranges.recv_begin[r];
-      if (count != expected)
-        differ(str("rank ", name(rank_), " expects ", expected, " rows from rank ", name(r), ", which sends ",
-                   count));
-      std::memcpy(out.raw() + ranges.recv_begin[r] * width, calls[r].in + begin * width, count * width);
-    }
-    meet();
+    finish([&] {
+      for (int r = 0; r < size(); ++r) {
+        const int64_t begin = calls[r].send_begin[rank_], count = calls[r].send_begin[rank_ + 1] - begin;
+        const int64_t expected = ranges.recv_begin[r + 1] - ranges.recv_begin[r];
+        if (count != expected)
+          differ(str("rank ", name(rank_), " expects ", expected, " rows from rank ", name(r),
+                     ", which sends ", count));
+        std::memcpy(out.raw() + ranges.recv_begin[r] * width, calls[r].in + begin * width, count * width);
+      }
+    });
   }
 
   void broadcast(const Tensor& data, int root) override {
     check_rank(root, "[broadcast]");
     const auto calls =
         show({str("broadcast of ", size_of(data), " from rank ", root), data.raw(), data.raw()});
-    if (rank_ != root) std::memcpy(data.raw(), calls[root].in, data.bytes());
-    meet();
+    finish([&] {
+      if (rank_ != root) std::memcpy(data.raw(), calls[root].in, data.bytes());
+    });
   }
 
   void send(const Tensor& data, int to) override {
@@ -208,14 +237,14 @@ class ThreadCommunicator : public Communicator {
     std::memcpy(data.raw(), message.bytes.data(), data.bytes());
   }
 
-  void barrier() override { show({"barrier"}); }
+  void barrier() override { show({"barrier"}, Then::kNothing); }
 
   std::unique_ptr<Communicator> split(int colour, int key) override {
     Call mine{"split"};
     mine.colour = colour;
     mine.key = key;
-    const auto calls = show(mine);
-    meet();
+    const auto calls = show(mine, Then::kNothing);
+    meet(Then::kNothing);
     std::vector<int> members;
     for (int r = 0; r < size(); ++r)
       if (calls[r].colour == colour) members.push_back(r);
@@ -228,8 +257,8 @@ class ThreadCommunicator : public Communicator {
       for (const int r : members) names.push_back(name(r));
       founded.made = std::make_shared<Group>(group_->world, names);
     }
-    const auto groups = show(founded);
-    meet();
+    const auto groups = show(founded, Then::kNothing);
+    meet(Then::kNothing);
     if (colour < 0) return nullptr;
     return std::make_unique<ThreadCommunicator>(groups[members[0]].made, my_place);
   }
@@ -248,6 +277,10 @@ class ThreadCommunicator : public Communicator {
   }
   void check_aborted() const {
     if (world().aborted) fail(ExitCode::kPeerFailed, kPeerFailedId, "another rank failed: ", world().why);
+  }
+  // Before leaving by an error out of a meeting.
+  void await_work(std::unique_lock<std::mutex>& lock) const {
+    world().wake.wait(lock, [this] { return group_->working == 0; });
   }
   template <class T>
   static std::vector<const T*> inputs(const std::vector<Call>& calls) {
@@ -270,14 +303,17 @@ class ThreadCommunicator : public Communicator {
     if (!w.wake.wait_for(lock, w.timeout, [&] { return w.aborted || ready(); })) {
       const std::string what = str(waiting(), "; nothing came within ", w.timeout.count(), " ms");
       w.abort_locked(what);
+      await_work(lock);
       fail(ExitCode::kHang, "COMM-01", what);
     }
-    if (!ready()) check_aborted();
+    if (ready()) return;
+    await_work(lock);
+    check_aborted();
   }
 
   // Meets the other ranks with what each of them calls; the last to come compares. The calls stand until the
   // next show(), so a meet() stands between two of them.
-  std::vector<Call> show(const Call& mine) {
+  std::vector<Call> show(const Call& mine, Then then = Then::kWork) {
     std::unique_lock lock(world().mutex);
     check_aborted();
     Group& g = *group_;
@@ -289,20 +325,32 @@ class ThreadCommunicator : public Communicator {
           differ(str("rank ", name(r), " calls ", g.calls[r].what, ", rank ", name(rank_), " calls ",
                      mine.what));
         }
-    arrive(lock);
+    arrive(lock, then);
     return g.calls;
   }
 
-  void meet() {
+  void meet(Then then) {
     std::unique_lock lock(world().mutex);
+    if (world().aborted) await_work(lock);
     check_aborted();
-    arrive(lock);
+    arrive(lock, then);
   }
 
-  void arrive(std::unique_lock<std::mutex>& lock) {
+  // The last part of a collective: work on what show() showed, then the meeting after which it may go.
+  template <class F>
+  void finish(F&& body) {
+    {
+      const Work work(*group_);
+      body();
+    }
+    meet(Then::kNothing);
+  }
+
+  void arrive(std::unique_lock<std::mutex>& lock, Then then) {
     Group& g = *group_;
     if (++g.arrived == g.calls.size()) {
       g.arrived = 0;
+      g.working = then == Then::kWork ? g.calls.size() : 0;
       g.here.assign(g.here.size(), false);
       ++g.meeting;
       world().wake.notify_all();

@@ -310,5 +310,23 @@ TEST(CommErrors, SizesThatDoNotFitAreFound) {
   EXPECT_THROW(run_ranks(2, [&](Communicator& comm) { comm.send(three, 2); }), Error);
 }
 
+// Rank 0 finds the mistake at once and leaves, while rank 1 still copies from its tensor.
+TEST(ThreadsError, ARankLeavesAfterTheOthersHaveReadItsMemory) {
+  constexpr int64_t kRows = int64_t{24} << 20;
+  try {
+    run_ranks(2, [&](Communicator& comm) {
+      Device device(DeviceType::kCpu, 1);
+      const Tensor in = zeros({kRows + 1}, DType::kF32, device),
+                   out = zeros({kRows + 1}, DType::kF32, device);
+      const bool wrong = comm.rank() == 0;  // sends itself one row and expects none
+      comm.all_to_all(in, out,
+                      wrong ? RowCounts{{1, kRows}, {0, kRows + 1}} : RowCounts{{1, kRows}, {kRows, 1}});
+    });
+    FAIL() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.id(), "COMM-02") << e.what();
+  }
+}
+
 }  // namespace
 }  // namespace rookery
