@@ -82,7 +82,8 @@ std::vector<std::string> names_of(const std::vector<LoaderSource>& sources) {
   return names;
 }
 
-// The first id of `tokens` that does not fit, as an error; `start` is the position of tokens[0].
+}  // namespace
+
 void check_ids(const TokenSet& set, int64_t start, std::span<const int32_t> tokens, int64_t vocab_size) {
   auto bad = std::find_if(tokens.begin(), tokens.end(), [&](int32_t id) { return id >= vocab_size; });
   if (bad == tokens.end()) return;
@@ -91,8 +92,6 @@ void check_ids(const TokenSet& set, int64_t start, std::span<const int32_t> toke
        describe_position(set, position), " is ", *bad, ", expected below model.vocab_size = ", vocab_size,
        ": the set was made with a larger vocabulary");
 }
-
-}  // namespace
 
 void check_tokenizer(const TokenSet& set, std::string_view sha256) {
   if (set.tokenizer_sha256().empty() || set.tokenizer_sha256() == sha256) return;

@@ -20,7 +20,7 @@ struct Batch {
   std::vector<uint8_t> doc_start;  // [B,T]: 1 where x[b,t] is the first token of a document. A row that
                                    // begins inside a document has 0 at t = 0: whether its state starts from
                                    // zero there is the trainer's choice.
-  std::vector<int64_t> samples;  // [B]: global sample numbers
+  std::vector<int64_t> samples;    // [B]: global sample numbers
 };
 
 struct LoaderSource {
@@ -76,6 +76,10 @@ class Loader {
   std::vector<std::string> warnings_;
   std::unique_ptr<Ahead> ahead_;
 };
+
+// Throws kData (DATA-06) with document and position when one of `tokens`, which stand at `start` of the set,
+// is not below vocab_size.
+void check_ids(const TokenSet& set, int64_t start, std::span<const int32_t> tokens, int64_t vocab_size);
 
 // Throws kData (DATA-11) when the set tells its tokenizer and it is another than `sha256`.
 void check_tokenizer(const TokenSet& set, std::string_view sha256);

@@ -56,7 +56,7 @@ nlohmann::json evaluate_text(const std::string& path, const data::Tokenizer& tok
   for_each_document({path}, [&](std::string_view text) {
     std::vector<int32_t> ids{0};
     for (const int32_t id : tokenizer.encode(text)) ids.push_back(id);
-    check_ids(ids, session);
+    check_ids(ids, session, path);
     total.add(scorer.score(ids));
     bytes += static_cast<int64_t>(text.size());
     return ++documents != limit;
@@ -71,7 +71,7 @@ nlohmann::json evaluate_set(const std::string& path, loop::Session& session, eva
   int64_t bytes = 0, documents = 0;
   for (; documents < set->num_docs() && (limit == 0 || documents < limit); ++documents) {
     std::vector<int32_t> ids = set->read_doc(documents);
-    check_ids(ids, session);
+    check_ids(ids, session, path);
     if (!ids.empty() && ids.back() == set->eot_id()) ids.pop_back();
     ids.insert(ids.begin(), 0);
     total.add(scorer.score(ids));
@@ -104,7 +104,7 @@ nlohmann::json evaluate_last_word(const std::string& path, const std::string& pr
       ids = tokenizer.encode(text);
       from = tokenizer.encode(text.substr(0, cut)).size();
     }
-    check_ids(ids, session);
+    check_ids(ids, session, path);
     if (from < 1 || from >= ids.size())
       fail(ExitCode::kData, "EVAL-03", path, ": document ", documents,
            ": the last word has no tokens of its own in this vocabulary");

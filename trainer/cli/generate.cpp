@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstdio>
 #include <iostream>
-#include <iterator>
 
 #include "data/tokenizer/stream_decoder.h"
 #include "data/tokenizer/tokenizer.h"
@@ -19,7 +18,14 @@ constexpr uint64_t kMaxPromptBytes = uint64_t{64} << 20;
 std::string read_prompt(const Arguments& a) {
   if (const auto text = a.maybe("prompt")) return *text;
   if (const auto file = a.maybe("prompt-file")) {
-    if (*file == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+    if (*file == "-") {
+      std::string text;
+      for (int c; (c = std::cin.get()) != std::istream::traits_type::eof(); text += static_cast<char>(c))
+        if (text.size() == kMaxPromptBytes)
+          fail(ExitCode::kData, "GEN-07", "standard input: expected a prompt of at most ", kMaxPromptBytes,
+               " bytes");
+      return text;
+    }
     return io::read_file(*file, kMaxPromptBytes);
   }
   return "";
@@ -80,7 +86,7 @@ int run(const Arguments& a) {
     ids.push_back(0);  // as at the start of a document
   }
   for (const int32_t id : tokenizer->encode(prompt)) ids.push_back(id);
-  check_ids(ids, session);
+  check_ids(ids, session, "the prompt");
   generator.feed(ids);
 
   if (!a.flag("no-echo")) std::fwrite(prompt.data(), 1, prompt.size(), stdout);

@@ -31,11 +31,12 @@ std::unique_ptr<data::Tokenizer> load_vocabulary(const Arguments& a, loop::Sessi
   return tokenizer;
 }
 
-void check_ids(std::span<const int32_t> ids, loop::Session& session) {
+void check_ids(std::span<const int32_t> ids, loop::Session& session, std::string_view place) {
   for (size_t i = 0; i < ids.size(); ++i)
     if (ids[i] < 0 || ids[i] >= session.model->vocab_size())
-      fail(ExitCode::kData, "DATA-06", "token ", i, " is ", ids[i], ", the model has vocab_size ",
-           session.model->vocab_size());
+      fail(ExitCode::kData, "DATA-06", place, ": token ", i, " is ", ids[i],
+           ", expected 0 or more and below the model's vocab_size ", session.model->vocab_size(),
+           ": it was made with another vocabulary; use the one that the run was trained with");
 }
 
 }  // namespace rookery::cli

@@ -185,7 +185,7 @@ std::vector<LanguageInputs> language_inputs(const Arguments& arguments) {
   for (const std::string& given : arguments.texts("lang")) {
     const size_t equals = given.find('=');
     if (equals == std::string::npos || equals == 0 || equals + 1 == given.size())
-      fail(ExitCode::kUsage, "", "--lang: found '", printable(given),
+      fail(ExitCode::kUsage, "CLI-01", "--lang: found '", printable(given),
            "', expected NAME=PATH, as in en=corpus/en.txt");
     add(given.substr(0, equals), given.substr(equals + 1));
   }

@@ -12,7 +12,9 @@ int32_t Sampling::pick(std::span<const double> raw) {
   std::vector<double> logits(raw.begin(), raw.end());
   for (const double v : logits)
     if (!std::isfinite(v))
-      fail(ExitCode::kNumerics, "GEN-03", "the model's output is not finite: the weights are damaged");
+      fail(ExitCode::kNumerics, "GEN-03",
+           "the model's output is not finite, expected numbers: the weights or the state are damaged; use an "
+           "earlier checkpoint");
   for (const auto& [id, count] : seen_)
     logits[id] -= options_.presence_penalty + options_.frequency_penalty * static_cast<double>(count);
 

@@ -155,8 +155,11 @@ void Trainer::evaluate() {
     for (int64_t first = 0; first < windows; first += rows) {
       const int64_t count = std::min(rows, windows - first);
       std::vector<int32_t> tokens(static_cast<size_t>(count * (T + 1)));
-      for (int64_t row = 0; row < count; ++row)
-        set->read((first + row) * T, std::span<int32_t>(tokens).subspan(row * (T + 1), T + 1));
+      for (int64_t row = 0; row < count; ++row) {
+        const auto window = std::span<int32_t>(tokens).subspan(row * (T + 1), T + 1);
+        set->read((first + row) * T, window);
+        data::check_ids(*set, (first + row) * T, window, session_.model->vocab_size());
+      }
       session_.device->arena().begin_step(str("eval ", count));
       score.add(scorer.score_rows(tokens, count));
       session_.device->arena().end_step();
@@ -244,6 +247,8 @@ std::unique_ptr<data::Loader> make_loader(const config::RunConfig& c, int64_t vo
   options.sampling.seq_len = c.data.seq_len;
   options.sampling.sampling = data::sampling_from_string(c.data.sampling);
   options.sampling.seed = static_cast<uint64_t>(c.seed);
+  if (options.sampling.sampling == data::Sampling::kMagicPrime)
+    data::magic::check_global_batch(c.recipe->global_batch_size);
   options.vocab_size = vocab_size;
   if (!c.data.tokenizer.empty()) options.tokenizer_sha256 = data::load_tokenizer(c.data.tokenizer)->sha256();
   return std::make_unique<data::Loader>(std::move(sources), options);
