@@ -17,6 +17,9 @@ struct FuzzModel : rookery::config::ModelConfig {
     v("scales", scales, "of the blocks");
   }
 };
+struct FuzzRecipe : rookery::config::RecipeConfig {
+  std::string kind() const override { return "pretrain"; }
+};
 
 }  // namespace
 
@@ -24,7 +27,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace rookery;
   static const bool registered = [] {
     config::register_model_config("fuzz", [] { return std::make_unique<FuzzModel>(); });
-    config::register_recipe_config("pretrain", [] { return std::make_unique<config::PretrainConfig>(); });
+    config::register_recipe_config("pretrain", [] { return std::make_unique<FuzzRecipe>(); });
     return true;
   }();
   if (!registered || size > config::kMaxFileBytes) return 0;

@@ -136,8 +136,8 @@ TEST(Parse, OverridesInEveryForm) {
 }
 
 TEST(Terminal, ControlCharactersNeverPass) {
-  EXPECT_EQ(printable("a\033[2Jb\r\nc\td\x7f"), "a\\x1b[2Jb\\x0d\nc\td\\x7f");
-  EXPECT_EQ(printable("h\xc3\xa9"), "h\xc3\xa9");
+  EXPECT_EQ(printable("a\033[2Jb\r\nc\td\x7f", Breaks::kKeep), "a\\x1b[2Jb\\x0d\nc\td\\x7f");
+  EXPECT_EQ(printable("h\xc3\xa9\xc2\x9b", Breaks::kKeep), "h\xc3\xa9\\xc2\\x9b");  // U+009B steers, too
 }
 
 TEST(Terminal, Wraps) {
@@ -254,6 +254,18 @@ TEST(Binary, ColourOnlyWhereWanted) {
   EXPECT_EQ(run_rookery({"hepl"}).err.find('\033'), std::string::npos);
   EXPECT_NE(run_rookery({"help", "nothing", "--color", "always"}).err.find('\033'), std::string::npos);
   EXPECT_EQ(run_rookery({"help", "nothing", "--color=never"}).err.find('\033'), std::string::npos);
+}
+
+TEST(Program, OutOfMemoryIsNoBug) {
+  Command burst;
+  burst.name = "burst";
+  burst.run = [](const Arguments&) -> int { throw std::bad_alloc(); };
+  Command root;
+  root.name = "rookery";
+  root.children = {burst};
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(run_program(root, {"burst"}), int(ExitCode::kUnavailable));
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("error[MEM-01]: out of memory"), std::string::npos);
 }
 
 TEST(Binary, FullStandardOutputIsAnError) {

@@ -6,6 +6,7 @@
 #include "tests/support/program.h"
 #include "trainer/cli/commands.h"
 #include "trainer/config/run_config.h"
+#include "trainer/recipes/recipe.h"
 
 namespace rookery::cli {
 namespace {
@@ -20,7 +21,7 @@ class ConfigCommand : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     config::register_model_config("toy", [] { return std::make_unique<ToyConfig>(); });
-    config::register_recipe_config("pretrain", [] { return std::make_unique<config::PretrainConfig>(); });
+    register_recipes();
   }
 
   std::string good() const {
@@ -102,6 +103,22 @@ TEST_F(ConfigCommand, DiffNamesTheKeysAndTheirMeaning) {
             "name: good -> good2   (where and how often things are written)\n"
             "run_dir: runs/good -> runs/good2   (where and how often things are written)\n");
   EXPECT_EQ(run({"config", "diff", good(), good()}).out, "");
+}
+
+// The real architecture: a channel mixing that would come out without channels.
+TEST_F(ConfigCommand, SizesThatLeaveNothingAreRefused) {
+  const std::string tiny =
+      test::put(dir_, "tiny.yaml",
+                "model: {arch: rwkv6, hidden_size: 8, head_size: 8, vocab_size: 300}\n"
+                "data: {sources: [{path: a.h5}], tokenizer: v.txt}\nrecipe: {max_steps: 100}\n")
+          .string();
+  const auto refused = test::run_rookery({"config", "check", tiny});
+  EXPECT_EQ(refused.code, 78);
+  EXPECT_NE(refused.err.find("model.ffn_size"), std::string::npos) << refused.err;
+  EXPECT_EQ(test::run_rookery({"config", "check", tiny, "model.ffn_size=16"}).code, 0);
+  const auto threads = test::run_rookery({"config", "check", tiny, "model.ffn_size=16", "threads=257"});
+  EXPECT_EQ(threads.code, 78);
+  EXPECT_NE(threads.err.find("at most 256"), std::string::npos) << threads.err;
 }
 
 TEST_F(ConfigCommand, SchemaIsJsonAndTheReferenceHoldsTheModel) {

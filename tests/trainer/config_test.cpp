@@ -39,6 +39,9 @@ struct OtherConfig : ModelConfig {
   std::string arch() const override { return "other"; }
   void fields(Visitor& v) override { v("depth", depth, "how deep"); }
 };
+struct PretrainConfig : RecipeConfig {
+  std::string kind() const override { return "pretrain"; }
+};
 
 const bool kRegistered = [] {
   register_model_config("toy", [] { return std::make_unique<ToyConfig>(); });

@@ -122,7 +122,7 @@ int run_inspect(const Arguments& arguments) {
                 << padded(printable(str(t["group"].get<std::string>(), "/", t["name"].get<std::string>())),
                           44)
                 << " " << printable(t["dtype"].get<std::string>()) << " " << t["shape"].dump() << "\n";
-  if (arguments.flag("config")) std::cout << printable(m.config);
+  if (arguments.flag("config")) std::cout << printable(m.config, Breaks::kKeep);
   return 0;
 }
 

@@ -277,8 +277,9 @@ int run_parsed(const Parsed& parsed) {
 void print_error(std::string_view id, std::string_view message, ColorMode color,
                  const std::source_location* where) {
   const bool colored = wants_color(color, STDERR_FILENO);
-  std::string line = str(colored ? "\033[1;31m" : "", "error", id.empty() ? "" : "[", id,
-                         id.empty() ? "" : "]", colored ? "\033[0m" : "", ": ", printable(message), "\n");
+  std::string line =
+      str(colored ? "\033[1;31m" : "", "error", id.empty() ? "" : "[", id, id.empty() ? "" : "]",
+          colored ? "\033[0m" : "", ": ", printable(message, Breaks::kKeep), "\n");
   if (where)
     line += str("  thrown at ", where->file_name(), ":", where->line(), " in ", where->function_name(), "\n");
   std::cout.flush();
@@ -302,7 +303,9 @@ int run_program(const Command& root, const std::vector<std::string>& words) {
     print_error(e.id(), e.what(), color, debug || e.code() == ExitCode::kInternal ? &e.where() : nullptr);
     return int(e.code());
   } catch (const std::bad_alloc&) {
-    print_error("CLI-03", "out of memory", color, nullptr);
+    print_error("MEM-01", "out of memory. Use a smaller batch, model or input, or a machine with more", color,
+                nullptr);
+    return int(ExitCode::kUnavailable);
   } catch (const std::exception& e) {
     print_error("", str("internal error: ", e.what()), color, nullptr);
   }

@@ -1,4 +1,4 @@
-// terminal.cpp: colour, control characters, line breaking.
+// terminal.cpp: colour, line breaking.
 #include "trainer/cli/terminal.h"
 
 #include <unistd.h>
@@ -13,21 +13,6 @@ bool wants_color(ColorMode mode, int fd) {
   if (no_color && *no_color) return false;
   const char* term = std::getenv("TERM");
   return isatty(fd) && term && std::string_view(term) != "dumb";
-}
-
-std::string printable(std::string_view text) {
-  constexpr char kHex[] = "0123456789abcdef";
-  std::string out;
-  for (unsigned char c : text) {
-    if ((c < 32 && c != '\n' && c != '\t') || c == 127) {
-      out += "\\x";
-      out += kHex[c >> 4];
-      out += kHex[c & 15];
-    } else {
-      out += char(c);
-    }
-  }
-  return out;
 }
 
 std::string wrap(std::string_view text, size_t indent, size_t width) {

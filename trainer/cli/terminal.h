@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "trainer/cli/command.h"
+#include "trainer/loop/human.h"
 
 namespace rookery::cli {
 
@@ -12,9 +13,8 @@ namespace rookery::cli {
 // colour.
 bool wants_color(ColorMode mode, int fd);
 
-// Text as it may be shown: control characters except newline and tab become \xNN, so a file name cannot steer
-// the terminal.
-std::string printable(std::string_view text);
+using loop::Breaks;
+using loop::printable;
 
 // Breaks paragraphs at spaces into lines of at most `width` columns, each after `indent` spaces (the first
 // one too). Lines that start with a space are kept as they are.

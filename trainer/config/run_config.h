@@ -50,11 +50,6 @@ struct RecipeConfig {
 };
 void register_recipe_config(const std::string& kind, Registry<RecipeConfig>::Factory factory);
 
-// The recipe without keys of its own: the next token of plain text.
-struct PretrainConfig : RecipeConfig {
-  std::string kind() const override { return "pretrain"; }
-};
-
 struct SourceConfig {
   fs::path path;
   double weight = 1;

@@ -50,7 +50,7 @@ std::string human_duration(double seconds) {
 
 std::string gib(int64_t bytes) { return fixed(static_cast<double>(bytes) / (1024.0 * 1024 * 1024), 1); }
 
-std::string printable(std::string_view text) {
+std::string printable(std::string_view text, Breaks breaks) {
   std::string out;
   const auto escape = [&out](unsigned char byte) {
     constexpr std::string_view kHex = "0123456789abcdef";
@@ -59,7 +59,9 @@ std::string printable(std::string_view text) {
   for (size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
     const bool c1 = byte == 0xC2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xA0;
-    if (byte == '\n') {
+    if (breaks == Breaks::kKeep && (byte == '\n' || byte == '\t')) {
+      out += text[i];
+    } else if (byte == '\n') {
       out += "\\n";
     } else if (byte == '\t') {
       out += "\\t";

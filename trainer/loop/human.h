@@ -1,5 +1,5 @@
 // human.h: numbers and text for people: counts, durations, sizes, and names made safe to print.
-// Used by metrics.cpp, console.cpp and plot.cpp. Always in the C locale, whatever LC_ALL says.
+// Used by all that prints. Always in the C locale, whatever LC_ALL says.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,10 @@ std::string human_duration(double seconds);
 std::string gib(int64_t bytes);
 
 // The text with control characters as \n, \t or \xNN, so that a file name cannot steer a terminal or forge a
-// log line. UTF-8 passes, except the C1 controls U+0080..U+009F.
-std::string printable(std::string_view text);
+// log line. UTF-8 passes, except the C1 controls U+0080..U+009F. kKeep, for text of several lines: newline
+// and tab pass.
+enum class Breaks { kEscape, kKeep };
+std::string printable(std::string_view text, Breaks breaks = Breaks::kEscape);
 
 // Seconds since 1970 as 2025-04-24T02:23:42.481Z.
 std::string utc_time(double unix_seconds);
