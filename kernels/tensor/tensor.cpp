@@ -50,11 +50,19 @@ void fill_zero(const Tensor& t) {
   if (t.device().type() != DeviceType::kMeta) std::memset(t.raw(), 0, t.bytes());
 }
 
+namespace {
+constexpr int64_t kCopyGrain = 1 << 18;  // bytes per thread below which waking it does not pay
+}  // namespace
+
 void copy(const Tensor& from, const Tensor& to) {
   RK_CHECK(from.shape() == to.shape(), "[copy] ", from.shape(), " to ", to.shape());
   if (from.device().type() == DeviceType::kMeta) return;
   if (from.dtype() == to.dtype()) {
-    if (from.raw() != to.raw()) std::memmove(to.raw(), from.raw(), from.bytes());
+    if (from.raw() == to.raw()) return;
+    parallel_for(to.device().pool(), static_cast<int64_t>(from.bytes()), kCopyGrain,
+                 [&](int64_t begin, int64_t end) {
+                   std::memcpy(to.raw() + begin, from.raw() + begin, static_cast<size_t>(end - begin));
+                 });
     return;
   }
   RK_CHECK(is_float(from.dtype()) && is_float(to.dtype()), "[copy] ", from.dtype(), " to ", to.dtype());

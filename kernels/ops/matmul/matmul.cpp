@@ -33,8 +33,9 @@ Shape with_last(const Shape& shape, int64_t last) {
 void fill_rows(const Tensor& row, const Tensor& out) {
   if (out.device().type() == DeviceType::kMeta) return;
   const size_t bytes = row.bytes();
-  for (int64_t i = 0; i < out.numel() / row.numel(); ++i)
-    std::memcpy(out.raw() + i * bytes, row.raw(), bytes);
+  parallel_for(out.device().pool(), out.numel() / row.numel(), 256, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) std::memcpy(out.raw() + i * bytes, row.raw(), bytes);
+  });
 }
 
 // out (+)= sum of the rows of x [M, N].
