@@ -156,7 +156,9 @@ TEST(SvgTest, NothingToDrawAndASinglePointAreCharts) {
 TEST(SvgTest, BytesThatAreNotUtf8AreReplaced) {
   Chart chart = curve();
   chart.title = "gr\xfc\xc3\xbc\xe2\x82x";
-  EXPECT_NE(svg_chart(chart).find(">gr?\xc3\xbc?" "?x</text>"), std::string::npos);
+  EXPECT_NE(svg_chart(chart).find(">gr?\xc3\xbc?"
+                                  "?x</text>"),
+            std::string::npos);
 }
 
 Strings lines_of(const std::string& text) {
