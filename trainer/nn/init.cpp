@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/ops/matmul/gemm.h"
+
 extern "C" {
 void sgeqrf_(const int* m, const int* n, float* a, const int* lda, float* tau, float* work, const int* lwork,
              int* info);
@@ -17,6 +19,7 @@ namespace {
 // Q of A = QR with the signs of diag(R) made positive. `a` [rows, columns] column-major, rows >= columns; Q
 // replaces it.
 void orthonormalise(std::vector<float>& a, int rows, int columns) {
+  one_blas_thread();
   std::vector<float> tau(columns), work(1);
   int info = 0, query = -1;
   sgeqrf_(&rows, &columns, a.data(), &rows, tau.data(), work.data(), &query, &info);

@@ -11,12 +11,6 @@
 namespace rookery {
 namespace {
 
-// Two pools on the same cores would fight: OpenBLAS computes on the calling thread only.
-void one_blas_thread() {
-  static std::once_flag once;
-  std::call_once(once, [] { openblas_set_num_threads(1); });
-}
-
 template <class T>
 void split_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<T> a, Operand<T> b, T beta, T* c,
                 int64_t ldc) {
@@ -30,6 +24,11 @@ void split_gemm(Device& device, int64_t m, int64_t n, int64_t k, Operand<T> a, O
 CBLAS_TRANSPOSE op(bool transposed) { return transposed ? CblasTrans : CblasNoTrans; }
 
 }  // namespace
+
+void one_blas_thread() {
+  static std::once_flag once;
+  std::call_once(once, [] { openblas_set_num_threads(1); });
+}
 
 void gemm(int64_t m, int64_t n, int64_t k, Operand<float> a, Operand<float> b, float beta, float* c,
           int64_t ldc) {

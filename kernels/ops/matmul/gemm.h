@@ -20,6 +20,10 @@ struct Operand {
   Operand from_column(int64_t j) const { return {data + (transposed ? j * ld : j), ld, transposed}; }
 };
 
+// From now on BLAS and LAPACK compute on the calling thread only: two pools on the same cores would fight,
+// and bits would depend on the number of cores. Products call it; whoever calls LAPACK must.
+void one_blas_thread();
+
 // C [m, n] = A [m, k] B [k, n] + beta C on the calling thread.
 void gemm(int64_t m, int64_t n, int64_t k, Operand<float> a, Operand<float> b, float beta, float* c,
           int64_t ldc);
