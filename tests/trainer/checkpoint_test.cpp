@@ -367,8 +367,8 @@ TEST(CheckpointTest, RetentionKeepsTheLastTheMilestonesTheBestAndTheOneInUse) {
     save(run.path(), request);
   }
   const Retention policy{2, 3, 1};
-  EXPECT_EQ(would_retire(run.path(), policy, 1), (std::vector<int64_t>{5, 4}));
-  EXPECT_EQ(retire(run.path(), policy, 1), (std::vector<int64_t>{5, 4}));
+  EXPECT_EQ(would_retire(run.path(), policy, {1}), (std::vector<int64_t>{5, 4}));
+  EXPECT_EQ(retire(run.path(), policy, {1}), (std::vector<int64_t>{5, 4}));
   EXPECT_EQ(list_steps(run.path()), (std::vector<int64_t>{7, 6, 3, 2, 1}));
   EXPECT_EQ(retire(run.path(), Retention{0, 0, 0}),
             (std::vector<int64_t>{6, 3, 2, 1}));  // the newest always stays

@@ -166,6 +166,22 @@ TEST_F(TrainCommand, OfADamagedCheckpointTheOneBeforeIsUsed) {
   EXPECT_EQ(runs_->trace("damaged"), reference_);
 }
 
+// A damaged checkpoint counts as the newest by its name, and must not push out what is saved after it.
+TEST_F(TrainCommand, SavesBehindADamagedCheckpointStay) {
+  copy_at("behind", 12);
+  for (const int64_t step : steps("behind"))
+    if (step < 9) fs::remove_all(runs_->checkpoint("behind", step));
+  const fs::path newest = runs_->checkpoint("behind", 12) / "rank-00000.h5";
+  std::string bytes = test::slurp(newest);
+  bytes[bytes.size() / 2] ^= 1;
+  std::ofstream(newest, std::ios::binary) << bytes;
+  const auto killed = runs_->train("behind", {"checkpoint.keep_last=1", "checkpoint.every_steps=1"},
+                                   "ckpt.manifest.write@2:kill");
+  EXPECT_EQ(killed.code, -1);
+  EXPECT_TRUE(fs::exists(runs_->checkpoint("behind", 10)));
+  EXPECT_TRUE(says(runs_->train("behind"), "at step 10 "));
+}
+
 TEST_F(TrainCommand, ABestCheckpointHasItsOwnValidationLoss) {
   const auto run = runs_->train("best", {"checkpoint.keep_best=1", "checkpoint.keep_last=9"});
   EXPECT_EQ(run.code, 0) << run.err;
@@ -305,6 +321,17 @@ TEST_F(TrainCommand, BadDataIsFoundBeforeARunFolderIsMade) {
     EXPECT_TRUE(says(run, c.says)) << c.what << ": " << run.err;
     EXPECT_FALSE(fs::exists(path("bad"))) << c.what;
   }
+}
+
+// A .bin/.idx pair does not tell its vocabulary: the ids themselves are looked at.
+TEST_F(TrainCommand, IdsOfAValidationSetAreChecked) {
+  put(runs_->folder(), "wide.txt", test::slurp(path("vocab.txt")) + "300 b'\\x65\\x20' 2\n");
+  const auto made = test::run_rookery({"data", "prepare", "--tokenizer", path("wide.txt"), "--in",
+                                       path("tokens.txt"), "--out", path("wide"), "--format", "binidx"});
+  ASSERT_EQ(made.code, 0) << made.err;
+  const auto run = runs_->train("wide-run", {"data.val[0].path=" + path("wide")});
+  EXPECT_EQ(run.code, 65) << run.err;
+  EXPECT_TRUE(says(run, "DATA-06") && says(run, "is 300")) << run.err;
 }
 
 TEST_F(TrainCommand, WeightsOfAnotherRunToStartFrom) {

@@ -13,6 +13,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -174,12 +175,13 @@ struct Retention {
   int64_t keep_every = 0;  // multiples of this step stay for good; 0: none
   int64_t keep_best = 0;   // of those with a metric, the lowest
 };
-// Removes what the policy does not keep, its manifest first; never the newest nor `in_use` (the step that was
-// loaded). Call it after a save. Returns the removed steps.
+// Removes what the policy does not keep, its manifest first; never the newest nor those `in_use` (the step
+// that was loaded, and the one just saved: a newer one may be damaged). Call it after a save. Returns the
+// removed steps.
 std::vector<int64_t> retire(const fs::path& run_dir, const Retention& policy,
-                            std::optional<int64_t> in_use = {});
+                            const std::set<int64_t>& in_use = {});
 std::vector<int64_t> would_retire(const fs::path& run_dir, const Retention& policy,
-                                  std::optional<int64_t> in_use = {});
+                                  const std::set<int64_t>& in_use = {});
 
 // Removes what interrupted saves and removals left behind. Call it at start, under the run's lock.
 void clean_leftovers(const fs::path& run_dir, const Warn& warn);

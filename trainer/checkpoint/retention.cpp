@@ -67,11 +67,10 @@ std::vector<Summary> list(const fs::path& run_dir) {
 }
 
 std::vector<int64_t> would_retire(const fs::path& run_dir, const Retention& policy,
-                                  std::optional<int64_t> in_use) {
+                                  const std::set<int64_t>& in_use) {
   std::vector<Summary> sound = list(run_dir);
   std::erase_if(sound, [](const Summary& s) { return !s.problem.empty(); });
-  std::set<int64_t> keep;
-  if (in_use) keep.insert(*in_use);
+  std::set<int64_t> keep = in_use;
   for (size_t i = 0; i < sound.size(); ++i) {
     if (int64_t(i) < std::max<int64_t>(1, policy.keep_last)) keep.insert(sound[i].step);
     if (policy.keep_every > 0 && sound[i].step % policy.keep_every == 0) keep.insert(sound[i].step);
@@ -87,7 +86,8 @@ std::vector<int64_t> would_retire(const fs::path& run_dir, const Retention& poli
   return remove;
 }
 
-std::vector<int64_t> retire(const fs::path& run_dir, const Retention& policy, std::optional<int64_t> in_use) {
+std::vector<int64_t> retire(const fs::path& run_dir, const Retention& policy,
+                            const std::set<int64_t>& in_use) {
   const std::vector<int64_t> steps = would_retire(run_dir, policy, in_use);
   for (const int64_t step : steps) remove_checkpoint(folder_of(run_dir, step), "ckpt.retire");
   return steps;

@@ -124,8 +124,10 @@ fs::path RunFolder::save(const TrainState& state, const ParamStore& store, AdamW
   if (std::isfinite(state.last_validation)) request.metric = state.last_validation;
   const auto report = checkpoint::save(path_, request);
   if (!report.warning.empty()) impl_->warn(report.warning);
+  std::set<int64_t> in_use{state.step};
+  if (impl_->loaded_step) in_use.insert(*impl_->loaded_step);
   try {
-    checkpoint::retire(path_, {keep.keep_last, keep.keep_every, keep.keep_best}, impl_->loaded_step);
+    checkpoint::retire(path_, {keep.keep_last, keep.keep_every, keep.keep_best}, in_use);
   } catch (const Error& error) {
     if (error.code() == ExitCode::kInternal) throw;
     impl_->warn(str("old checkpoints were not removed: ", error.what()));
