@@ -137,7 +137,7 @@ class Preparation {
 
   void check_options() const {
     if (!(options_.val_fraction >= 0 && options_.val_fraction < 1))
-      fail(ExitCode::kUsage, "", "val-fraction is ", options_.val_fraction,
+      fail(ExitCode::kUsage, "CLI-01", "--val-fraction is ", options_.val_fraction,
            ", expected at least 0 and below 1");
     RK_CHECK(options_.workers >= 1, "[prepare] ", options_.workers, " workers");
   }
@@ -278,6 +278,11 @@ class Preparation {
 
   [[noreturn]] void fail_empty(size_t set) const {
     const TextCounts& s = report_.skipped;
+    if (set == 0 && stages_.size() > 1 && stages_[1]->position().docs > 0)
+      fail(ExitCode::kData, "DATA-15", "all ", stages_[1]->position().docs,
+           " documents fell into the validation set, expected at least one to train on: lower --val-fraction "
+           "(now ",
+           options_.val_fraction, "), or cut the text into documents with --separator");
     if (set == 0)
       fail(ExitCode::kData, "DATA-15", options_.inputs[0], options_.inputs.size() > 1 ? " and others" : "",
            ": no documents (empty: ", s.empty, ", bad records: ", s.bad_records(),

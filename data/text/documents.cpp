@@ -212,9 +212,10 @@ class Parser {
     };
     if ((text_fault ? options_.on_bad_text : options_.on_bad_record) == OnBad::kError)
       fail(ExitCode::kData, text_fault ? "DATA-14" : "DATA-12", what(),
-           text_fault ? ", expected UTF-8 text: mend it, or use --on-bad-text skip or replace"
-                      : str(", expected an object with a text field '", options_.field,
-                            "': mend it, name the --field, or use --on-bad-record skip"));
+           text_fault
+               ? ", expected UTF-8 text without NUL bytes: mend it, or use --on-bad-text skip or replace"
+               : str(", expected an object with a text field '", options_.field,
+                     "': mend it, name the --field, or use --on-bad-record skip"));
     ++counts_.bad[static_cast<size_t>(fault)];
     if (counts_.locations.size() < TextCounts::kLocations) counts_.locations.push_back(what());
   }

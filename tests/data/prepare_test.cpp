@@ -205,6 +205,13 @@ TEST_F(Prepare, ValidationDedupAndShortDocuments) {
         prepare(tiny, tokenizer_);
       },
       ExitCode::kData, "DATA-15", {"--val-fraction"});
+  expect_error(
+      [&] {
+        auto nothing_to_train_on = options("w");
+        nothing_to_train_on.val_fraction = 0.999999;
+        prepare(nothing_to_train_on, tokenizer_);
+      },
+      ExitCode::kData, "DATA-15", {"fell into the validation set", "lower --val-fraction"});
 }
 
 TEST_F(Prepare, ConversionIsExact) {

@@ -34,6 +34,13 @@ TEST(CheckpointCliTest, ListShowsTheNewestFirst) {
   EXPECT_EQ(run_rookery({"ckpt", "list", run.path + "/absent"}).code, 66);
 }
 
+TEST(CheckpointCliTest, ListOfARunWithoutCheckpointsSaysSo) {
+  const test::TempDir dir;
+  EXPECT_EQ(run_rookery({"ckpt", "list", dir.path().string()}).out,
+            dir.path().string() + ": no checkpoints\n");
+  EXPECT_EQ(json::parse(run_rookery({"ckpt", "list", "--json", dir.path().string()}).out), json::array());
+}
+
 TEST(CheckpointCliTest, InspectTellsStateAndTensors) {
   const SavedRun run;
   const auto plain = run_rookery({"ckpt", "inspect", run.path, "--tensors", "--config"});

@@ -58,6 +58,23 @@ TEST_F(ConfigCommand, ShowPrintsWhatReadsBackToTheSame) {
   EXPECT_EQ(run({"config", "show", "-c", resolved}).out, r.out);
 }
 
+TEST_F(ConfigCommand, PathsThatCannotBeLookedInto) {
+  const std::string endless(300, 'a');
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"config", "check", endless}, {"ckpt", "verify", endless}}) {
+    const test::ProgramResult r = run(words);
+    EXPECT_EQ(r.code, int(ExitCode::kNoInput)) << r.err;
+    EXPECT_NE(r.err.find("too long"), std::string::npos) << r.err;
+    EXPECT_NE(r.err.find(endless), std::string::npos) << r.err;
+  }
+}
+
+TEST_F(ConfigCommand, AFileInTheHomeFolderIsNoDeletion) {
+  const test::ProgramResult r = run({"config", "check", "~/no-such-file.yaml"});
+  EXPECT_EQ(r.code, int(ExitCode::kNoInput));
+  EXPECT_NE(r.err.find("no-such-file.yaml"), std::string::npos) << r.err;
+}
+
 TEST_F(ConfigCommand, ShowTellsOrigins) {
   test::ProgramResult r = run({"config", "show", good(), "optim.lr=1e-3", "--origin"});
   EXPECT_NE(r.out.find("good.yaml:3:10"), std::string::npos) << r.out;

@@ -295,6 +295,17 @@ TEST(Read, TextKeepsWhatLooksLikeSomethingElse) {
   EXPECT_EQ(load_text(std::string(kGood) + "name: 'a: b'\n").config.name, "a: b");
 }
 
+TEST(Read, WhatCouldNotBeReadIsNotMissing) {
+  for (const char* text : {"seed: [1\n", "model:\n\tarch: toy\n", "name: 'a\n", "seed: 1\n---\nseed: 2\n",
+                           "include: run.yaml\n"}) {
+    const std::string message = text_error(text);
+    EXPECT_EQ(message.find("is missing"), std::string::npos) << message;
+    expect_has(message, "1 problem");
+  }
+  // A key that is given twice was read.
+  expect_has(text_error("seed: 1\nseed: 2\n"), "model.arch: is missing");
+}
+
 TEST(Read, RequiredKeys) {
   expect_has(text_error("{}"), "model.arch: is missing; expected one of other, toy");
   expect_has(text_error("{}"), "data.sources: is missing");

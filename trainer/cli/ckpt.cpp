@@ -64,6 +64,10 @@ int run_list(const Arguments& arguments) {
     print(j);
     return 0;
   }
+  if (all.empty()) {
+    std::cout << printable(arguments.positional()[0]) << ": no checkpoints\n";
+    return 0;
+  }
   std::cout << padded("STEP", 12) << padded("SAVED (UTC)", 22) << padded("SIZE", 12) << padded("RANKS", 7)
             << padded("METRIC", 10) << "STATE\n";
   for (const checkpoint::Summary& s : all)

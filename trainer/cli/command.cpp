@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <new>
 
@@ -219,7 +220,7 @@ class Parser {
   void plain_word(const std::string& word, bool only_positional) {
     if (!command().children.empty()) return sub_command(word);
     if (command().takes_overrides && !only_positional &&
-        (word.find('=') != std::string::npos || word.starts_with('~'))) {
+        (word.find('=') != std::string::npos || (word.starts_with('~') && !word.starts_with("~/")))) {
       parsed_.arguments.overrides_.push_back(word);
     } else {
       parsed_.arguments.positional_.push_back(word);
@@ -306,6 +307,12 @@ int run_program(const Command& root, const std::vector<std::string>& words) {
     print_error("MEM-01", "out of memory. Use a smaller batch, model or input, or a machine with more", color,
                 nullptr);
     return int(ExitCode::kUnavailable);
+  } catch (const std::filesystem::filesystem_error& e) {
+    print_error("IO-13",
+                str(e.path1().string(), ": cannot be looked into: ", e.code().message(),
+                    "; mend it by giving access to it, or naming another"),
+                color, nullptr);
+    return int(ExitCode::kNoInput);
   } catch (const std::exception& e) {
     print_error("", str("internal error: ", e.what()), color, nullptr);
   }

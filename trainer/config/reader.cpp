@@ -66,7 +66,9 @@ class Reader {
     }
     for (const Field& field : fields) {
       if (!unread.count(field.key())) continue;
-      if (field.is_required()) problem(node.place, join(path, field.key()), "is missing: " + field.help());
+      if (field.is_required())
+        problems_.push_back(
+            {node.place, join(path, field.key()), "is missing: " + field.help(), false, true});
       // Sections that the tree does not have may hold required keys too.
       if (field.member().kind() == Kind::kSection)
         read_section({.place = node.place}, field.member(), join(path, field.key()));
@@ -91,7 +93,7 @@ class Reader {
     for (const std::string& name : choices) list += (list.empty() ? "" : ", ") + name;
     if (!choice) {
       if (!section.selected().empty()) return true;
-      problem(node.place, join(path, key), "is missing; expected one of " + list);
+      problems_.push_back({node.place, join(path, key), "is missing; expected one of " + list, false, true});
       return false;
     }
     if (choice->kind != Node::Kind::kScalar ||
@@ -191,6 +193,9 @@ Origins read_config(Member& section, const std::vector<fs::path>& files,
                     const std::vector<std::string>& overrides, std::vector<fs::path>* files_read) {
   std::vector<Problem> problems;
   Node root = load_files(files, problems, files_read);
+  // A place without a key, or an include, is where reading stopped: what would come after it is not missing.
+  const bool unread = std::any_of(problems.begin(), problems.end(),
+                                  [](const Problem& p) { return p.path.empty() || p.path == "include"; });
   std::vector<std::string>
       deleted;  // paths that the tree does not have: already at their defaults, if they exist at all
   for (const std::string& text : overrides) {
@@ -207,6 +212,7 @@ Origins read_config(Member& section, const std::vector<fs::path>& files,
     Place place{source, 1, 2};
     problems.push_back({place, path, "unknown key" + did_you_mean(path, known), true});
   }
+  if (unread) std::erase_if(problems, [](const Problem& p) { return p.missing; });
   throw_problems(problems);
   return origins;
 }

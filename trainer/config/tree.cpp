@@ -299,7 +299,7 @@ class Loader {
     }
     std::string where = from ? to_string(*from) + ": include: " : "";
     std::error_code ec;
-    if (!fs::exists(path, ec)) {
+    if (!fs::exists(path, ec) && !ec) {
       fail(ExitCode::kNoInput, "CFG-02", where, path.string(), ": no such file; the working directory is ",
            fs::current_path(ec).string());
     }

@@ -32,7 +32,8 @@ struct Problem {
   Place place;
   std::string path;  // "optim.lr"; empty: none
   std::string message;
-  bool usage = false;  // a mistake of the command line (exit 64) rather than of the configuration (78)
+  bool usage = false;    // a mistake of the command line (exit 64) rather than of the configuration (78)
+  bool missing = false;  // a key that must be there and is not
 };
 
 // Throws Error with all problems, each `file:line:col: path: message` with its line and a caret below, if
