@@ -13,8 +13,8 @@
 #include "kernels/ops/matmul/gemm.h"
 #include "kernels/ops/wkv6/wkv6.h"
 #include "parallel/shard/param_store.h"
+#include "tests/golden/models.h"
 #include "tests/support/golden.h"
-#include "trainer/models/rwkv6.h"
 #include "trainer/optim/adamw.h"
 #include "trainer/optim/schedule.h"
 
@@ -25,10 +25,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr double kTight = 1e-9, kStoredAsFp32 = 1e-7;
-
-class Pending : public std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 // bound: of fp32 runs; in fp64 what the file's own precision allows.
 void expect_close(const GoldenFile& file, const std::string& name, const std::vector<double>& got,
@@ -69,19 +65,6 @@ void check_wkv6(const GoldenFile& f, DType dtype, Device& device) {
 }
 
 // ---- models ----
-
-std::unique_ptr<Model> build(const std::string& name, const json& c) {
-  if (name == "rwkv6") {
-    Rwkv6Config config;
-    config.num_layers = c.at("n_layer");
-    config.hidden_size = c.at("n_embd");
-    config.head_size = c.at("head_size");
-    config.vocab_size = c.at("vocab_size");
-    config.ffn_size = c.value("dim_ffn", 0);
-    return make_rwkv6(config);
-  }
-  throw Pending("model " + name);
-}
 
 struct Loaded {
   std::unique_ptr<Model> model;

@@ -40,7 +40,7 @@ struct Product {
 std::vector<Product> products_of(Model& model) {
   std::vector<Product> products;
   for (const Parameter* p : model.parameters.all()) {
-    if (!loop::multiplies_tokens(*p)) continue;
+    if (!loop::multiplies_tokens(model, *p)) continue;
     const Shape& s = p->global;
     const int64_t stack = s.size() == 3 ? s[0] : 1;
     const Product one{s[s.size() - 2], s.back(), stack, p == &model.head()};

@@ -36,17 +36,18 @@ Session load_session(const std::filesystem::path& path, int64_t threads) {
   return s;
 }
 
-bool multiplies_tokens(const Parameter& p) {
+bool multiplies_tokens(Model& model, const Parameter& p) {
   int wide_dims = 0;
   for (const int64_t d : p.global) wide_dims += d > 1;
-  return wide_dims >= 2 && p.name != "emb.weight" && p.name.find("time_faaaa") == std::string::npos;
+  const bool looked_up = &p == &model.embedding() && &p != &model.head();
+  return wide_dims >= 2 && !looked_up && p.name.find("time_faaaa") == std::string::npos;
 }
 
-double train_flops_per_token(Model& model) {
+double train_flops_per_token(Model& model, int64_t seq_len) {
   double products = 0;
   for (const Parameter* p : model.parameters.all())
-    if (multiplies_tokens(*p)) products += static_cast<double>(p->global.numel());
-  return 6 * products + 3 * model.mixer_flops_per_token();
+    if (multiplies_tokens(model, *p)) products += static_cast<double>(p->global.numel());
+  return 6 * products + 3 * model.mixer_flops_per_token(seq_len);
 }
 
 }  // namespace rookery::loop

@@ -28,10 +28,10 @@ Session make_session(config::RunConfig config, DeviceType type = DeviceType::kCp
 // all cores.
 Session load_session(const std::filesystem::path& run_or_checkpoint, int64_t threads = 0);
 
-// Whether every token is multiplied by it: matrices, but not the table of embeddings (a look-up) nor the
-// per-head bonus.
-bool multiplies_tokens(const Parameter& p);
-// Of a training step: 6 x the elements of these + 3 x the sequence mixers.
-double train_flops_per_token(Model& model);
+// Whether every token is multiplied by it: matrices, but not the table of embeddings (a look-up, unless it is
+// the head too) nor the per-head bonus.
+bool multiplies_tokens(Model& model, const Parameter& p);
+// Of a training step on sequences of this length: 6 x the elements of these + 3 x the sequence mixers.
+double train_flops_per_token(Model& model, int64_t seq_len);
 
 }  // namespace rookery::loop

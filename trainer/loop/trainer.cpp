@@ -368,7 +368,7 @@ void Trainer::start_log() {
   log.first_tokens = state_.tokens;
   log.every_steps = c.log.every_steps;
   log.tensorboard = c.log.tensorboard;
-  log.flops_per_token = train_flops_per_token(*session_.model);
+  log.flops_per_token = train_flops_per_token(*session_.model, c.data.seq_len);
   log.peak_tflops = c.hardware.peak_tflops.value_or(0);
   log_ = std::make_unique<MetricsLog>(log, console_);
   machine_memory_ = this_machine().memory_bytes;

@@ -28,12 +28,14 @@ class Model {
   virtual int64_t num_blocks() const = 0;
   virtual void block(int64_t i, nn::Context& cx, Carry& carry) = 0;
   virtual Var final_norm(nn::Context& cx, const Carry& carry) = 0;  // [B, T, C]
-  virtual Parameter& head() = 0;                                    // [V, C]
+  virtual Parameter& embedding() = 0;                               // [V, C]
+  virtual Parameter& head() = 0;                                    // [V, C]; the embedding itself if tied
   virtual OptimGroup optim_group(const Parameter& p) const = 0;
   // Trained with the pull on the largest logit (rwkv-common 5).
   virtual bool uses_l2wrap() const { return true; }
-  // FLOPs of the sequence mixers per token, forward, in the recurrent form (for MFU): 7 N^2 H L for RWKV-6.
-  virtual double mixer_flops_per_token() const = 0;
+  // FLOPs of the sequence mixers per token, forward, in the recurrent form (for MFU): 7 N^2 H L for RWKV-6;
+  // of attention on average over seq_len tokens.
+  virtual double mixer_flops_per_token(int64_t seq_len) const = 0;
 
   int64_t vocab_size() { return head().global[0]; }
   // The output of the last norm: what the head reads. ids: i32 [B, T]; result: [B, T, C].

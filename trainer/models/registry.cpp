@@ -1,17 +1,35 @@
 #include "trainer/models/registry.h"
 
+#include <functional>
+#include <map>
+
 #include "trainer/models/rwkv6.h"
 
 namespace rookery {
+namespace {
 
-void register_models() {
-  config::register_model_config("rwkv6", [] { return std::make_unique<Rwkv6Config>(); });
+using Maker = std::function<std::unique_ptr<Model>(const config::ModelConfig&)>;
+
+std::map<std::string, Maker>& makers() {
+  static std::map<std::string, Maker> by_arch;
+  return by_arch;
 }
 
+template <class Config>
+void add(std::unique_ptr<Model> (*make)(const Config&)) {
+  const std::string arch = Config().arch();
+  config::register_model_config(arch, [] { return std::make_unique<Config>(); });
+  makers()[arch] = [make](const config::ModelConfig& c) { return make(dynamic_cast<const Config&>(c)); };
+}
+
+}  // namespace
+
+void register_models() { add(make_rwkv6); }
+
 std::unique_ptr<Model> make_model(const config::ModelConfig& config) {
-  if (const auto* c = dynamic_cast<const Rwkv6Config*>(&config)) return make_rwkv6(*c);
-  RK_CHECK(false, "[make_model] no model for ", config.arch());
-  return nullptr;
+  const auto maker = makers().find(config.arch());
+  RK_CHECK(maker != makers().end(), "[make_model] no model for ", config.arch());
+  return maker->second(config);
 }
 
 }  // namespace rookery

@@ -155,8 +155,9 @@ class Rwkv6 : public Model {
     carry.x = ops::add(carry.x, b.ffn(cx, b.ln2(cx, carry.x)));
   }
   Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
+  Parameter& embedding() override { return emb_; }
   Parameter& head() override { return head_; }
-  double mixer_flops_per_token() const override {
+  double mixer_flops_per_token(int64_t) const override {
     return 7.0 * static_cast<double>(c_.head_size * c_.head_size * c_.num_heads * c_.num_layers);
   }
 
