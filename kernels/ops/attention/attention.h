@@ -1,0 +1,54 @@
+// attention.h: causal softmax attention over blocks of queries and keys; scores live block by block and are
+// computed again in the backward pass, so memory is linear in T. Shapes, tape record: attention.cpp. Bodies:
+// attention_cpu.cpp.
+#pragma once
+
+#include "kernels/autograd/autograd.h"
+#include "kernels/ops/backend.h"
+
+namespace rookery::ops {
+
+struct AttentionOptions {
+  double scale = 1;  // of the scores, > 0
+  int64_t past = 0;  // keys of tokens before the first query
+  Tensor doc_start;  // u8 [B, T], undefined: nowhere; where it is 1 that query and later ones see no key
+                     // before its own
+};
+
+// y_t = sum_s p_ts v_s, p_t = softmax(scale q_t . k_s) over the keys 0 .. past + t. q, y: [B, T, Hq, D]; k,
+// v: [B, S, Hkv, D] with S >= past + T (later rows are not read); query head h uses the key head h Hkv / Hq.
+Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& options);
+
+}  // namespace rookery::ops
+
+namespace rookery {
+// One side of a block sets how much is computed in vain on the diagonal, the other how often a product
+// starts: 64 queries by 256 keys forward, 64 keys by 256 queries backward.
+inline constexpr int64_t kAttentionShort = 64, kAttentionLong = 256;
+// Elements of scratch per thread.
+inline constexpr int64_t kAttentionForwardScratch = kAttentionShort * kAttentionLong;
+inline constexpr int64_t kAttentionBackwardScratch = 2 * kAttentionShort * kAttentionLong;
+
+struct AttentionArgs {
+  Tensor q, k, v, doc_start;  // doc_start may be undefined
+  double scale;
+  int64_t past;
+  Tensor y;
+  Tensor top, weight;  // [B, Hq, T]: largest score of a query, 1 / sum of exp(scale (score - top))
+  Tensor first;        // i32 [B, T]: the first key that a query sees; undefined without doc_start
+  Tensor scratch;      // [threads, kAttentionForwardScratch]
+};
+struct AttentionGrad {
+  Tensor q, k, v;
+  double scale;
+  int64_t past;
+  Tensor y, top, weight, first, dy;
+  GradTarget dq, dk, dv;  // undefined tensors: not wanted
+  int64_t splits;         // parts of the keys of one key head, for as many threads
+  Tensor delta;           // [B, Hq, T]: y . dy
+  Tensor parts;           // with several splits: [splits, B, T, Hq, D], their shares of dq
+  Tensor scratch;         // [threads, kAttentionBackwardScratch]
+};
+RK_BACKENDS(void attention_forward(const AttentionArgs&))
+RK_BACKENDS(void attention_backward(const AttentionGrad&))
+}  // namespace rookery
