@@ -108,7 +108,7 @@ Results run(const Case& c, DType dtype, CpuIsa isa, int threads = 2) {
             u = watch(x.u, {x.H, x.N}), state0 = x.state0.empty() ? Var() : watch(x.state0, states);
   const Tensor doc_start =
       x.doc_start.empty() ? Tensor() : tensor_from<uint8_t>(x.doc_start, {x.B, x.T}, DType::kU8, device);
-  const ops::Wkv6Out out = ops::wkv6(r, k, v, w, u, state0, doc_start);
+  const ops::WkvOut out = ops::wkv6(r, k, v, w, u, state0, doc_start);
   const std::pair<Var, Tensor> seeds[] = {{out.y, tensor_from<double>(c.dy, rows, dtype, device)},
                                           {out.state, tensor_from<double>(c.dstate, states, dtype, device)}};
   tape.backward(seeds);
@@ -391,8 +391,8 @@ TEST(Wkv6, GradientOfUAccumulates) {
   Parameter u{"u", {1, 32}, {}, tensor(c.ref.u, {1, 32}), empty({1, 32}, DType::kF64, device)};
   for (int uses = 1; uses <= 2; ++uses) {
     Tape tape;
-    const ops::Wkv6Out out = ops::wkv6(tensor(c.ref.r, rows), tensor(c.ref.k, rows), tensor(c.ref.v, rows),
-                                       tensor(c.ref.w, rows), tape.leaf(u));
+    const ops::WkvOut out = ops::wkv6(tensor(c.ref.r, rows), tensor(c.ref.k, rows), tensor(c.ref.v, rows),
+                                      tensor(c.ref.w, rows), tape.leaf(u));
     const Tensor seed = tensor(c.dy, rows);
     tape.backward(out.y, &seed);
     Values expected = once.du;

@@ -33,8 +33,9 @@ TEST(BenchOp, EveryPassHasTimeAndFloor) {
     EXPECT_NEAR(pass["ratio"].get<double>(), seconds / floor, 1e-9 * seconds / floor);
     EXPECT_LE(pass["min_seconds"].get<double>(), seconds);
   }
-  for (const char* expected : {"wkv6 forward", "wkv6 backward", "linear backward", "cross_entropy forward",
-                               "ddlerp backward", "embedding backward", "adamw forward"})
+  for (const char* expected :
+       {"wkv6 forward", "wkv6 backward", "wkv5 forward", "wkv5 backward", "linear backward",
+        "cross_entropy forward", "ddlerp backward", "embedding backward", "adamw forward"})
     EXPECT_TRUE(seen.count(expected)) << expected;
   EXPECT_EQ(json["sizes"]["H"], 2);
 }

@@ -237,19 +237,27 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
                      return std::vector{ops::matmul(tape.watch(x), a(tape))};
                    });
                  }});
-  // Multiply-adds of the plain recurrence, forward 3 N^2 and backward 9 N^2 per token and head.
-  ops.push_back({"wkv6",
-                 dims({s.B, s.T, s.H, s.N}),
-                 {f * 5 * M * C, 0, 3 * N * N * H * M},
-                 {f * 9 * M * C, 0, 9 * N * N * H * M},
-                 [=] {
-                   const Shape bthn{s.B, s.T, s.H, s.N};
-                   return Call([r = in->random(bthn), k = in->random(bthn), v = in->random(bthn),
-                                w = in->random(bthn, 3), u = in->weight({s.H, s.N})](Tape& tape) {
-                     return std::vector{
-                         ops::wkv6(tape.watch(r), tape.watch(k), tape.watch(v), tape.watch(w), u(tape)).y};
-                   });
-                 }});
+  // Multiply-adds of the plain recurrence, forward 3 N^2 and backward 9 N^2 per token and head. The decays
+  // are activations or a parameter.
+  auto recurrence = [&](const char* name, decltype(&ops::wkv6) op, bool fixed_decay) {
+    const double inputs = fixed_decay ? 3 : 4;
+    ops.push_back({name,
+                   dims({s.B, s.T, s.H, s.N}),
+                   {f * (inputs + 1) * M * C, 0, 3 * N * N * H * M},
+                   {f * (2 * inputs + 1) * M * C, 0, 9 * N * N * H * M},
+                   [=] {
+                     const Shape bthn{s.B, s.T, s.H, s.N}, hn{s.H, s.N};
+                     std::function<Var(Tape&)> w = in->weight(hn, 3);
+                     if (!fixed_decay) w = [x = in->random(bthn, 3)](Tape& tape) { return tape.watch(x); };
+                     return Call([=, r = in->random(bthn), k = in->random(bthn), v = in->random(bthn),
+                                  u = in->weight(hn)](Tape& tape) {
+                       return std::vector{
+                           op(tape.watch(r), tape.watch(k), tape.watch(v), w(tape), u(tape), {}, {}).y};
+                     });
+                   }});
+  };
+  recurrence("wkv6", ops::wkv6, false);
+  recurrence("wkv5", ops::wkv5, true);
   // All three products are in the forward pass; backward scales what it left.
   ops.push_back({"cross_entropy",
                  str(dims({s.B, s.T, s.C}), " to ", s.V),

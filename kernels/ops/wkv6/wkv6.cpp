@@ -12,17 +12,20 @@ namespace {
 constexpr auto kForward = RK_KERNEL(wkv6_forward);
 constexpr auto kBackward = RK_KERNEL(wkv6_backward);
 
-}  // namespace
-
-Wkv6Out wkv6(const Var& r, const Var& k, const Var& v, const Var& w, const Var& u, const Var& state0,
-             const Tensor& doc_start) {
-  const auto [B, T, H, N] = r.value().dims<4>("[wkv6] r");
-  for (const auto& [name, x] : {std::pair("k", &k), {"v", &v}, {"w", &w}}) {
-    check_shape(x->value(), r.shape(), str("[wkv6] ", name));
-  }
-  check_shape(u.value(), {H, N}, "[wkv6] u");
-  if (state0.defined()) check_shape(state0.value(), {B, H, N, N}, "[wkv6] state0");
-  if (doc_start.defined()) check_shape(doc_start, {B, T}, "[wkv6] doc_start");
+// Both operations: the shape of w says which.
+WkvOut recurrence(std::string_view name, const Var& r, const Var& k, const Var& v, const Var& w, const Var& u,
+                  const Var& state0, const Tensor& doc_start) {
+  const auto [B, T, H, N] = r.value().dims<4>(str("[", name, "] r"));
+  const bool fixed_decay = name == "wkv5";
+  const auto expect = [&](const char* what, const Tensor& x, const Shape& shape) {
+    check_shape(x, shape, str("[", name, "] ", what));
+  };
+  expect("k", k.value(), r.shape());
+  expect("v", v.value(), r.shape());
+  expect("w", w.value(), fixed_decay ? Shape{H, N} : r.shape());
+  expect("u", u.value(), {H, N});
+  if (state0.defined()) expect("state0", state0.value(), {B, H, N, N});
+  if (doc_start.defined()) expect("doc_start", doc_start, {B, T});
   Device& device = r.value().device();
   const DType dtype = r.value().dtype();
   const int64_t threads = device.pool().num_threads();
@@ -34,24 +37,44 @@ Wkv6Out wkv6(const Var& r, const Var& k, const Var& v, const Var& w, const Var& 
                     state, strips, empty({threads, wkv6_forward_scratch(N)}, dtype, device)});
   // The states are not kept: the backward pass recomputes them head by head, at about a sixth of its time,
   // where one per 16 tokens of all heads would take N / 16 times the memory of r.
-  std::vector<Var> out = record(
-      "wkv6", {r, k, v, w, u, state0}, std::array{y, state},
-      [=, r = r.value(), k = k.value(), v = v.value(), w = w.value(), u = u.value(), state0 = state0.value()](
-          std::span<const Tensor> grad, Grads& g) {
-        Device& dev = r.device();
-        const Tensor dy = grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);
-        Wkv6Grad a{r, k, v, w, u, state0, doc_start, dy, grad[1], {}, {}, {}, {}, {}, {}, strips, {}, {}, {}};
-        for (Tensor* d : {&a.dr, &a.dk, &a.dv, &a.dw}) *d = empty_like(r);
-        if (g.wants(5)) a.dstate0 = empty_like(state0);
-        if (g.wants(4)) a.du = g.into(4);
-        a.scratch = empty({threads, wkv6_backward_scratch(T, N)}, dtype, dev);
-        a.du_parts = empty({B * H * strips, wkv6_padded(N)}, dtype, dev);
-        if (strips > 1) a.parts = empty({strips, 3, B, T, H, N}, dtype, dev);
-        kBackward(dev, a);
-        g.give(0, a.dr), g.give(1, a.dk), g.give(2, a.dv), g.give(3, a.dw);
-        if (g.wants(5)) g.give(5, a.dstate0);
-      });
+  std::vector<Var> out = record(name, {r, k, v, w, u, state0}, std::array{y, state},
+                                [=, r = r.value(), k = k.value(), v = v.value(), w = w.value(), u = u.value(),
+                                 state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
+                                  Device& dev = r.device();
+                                  const Shape channel_parts{B * H * strips, wkv6_padded(N)};
+                                  const Tensor dy =
+                                      grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);
+                                  Wkv6Grad a{r,  k,  v,  w,  u,  state0, doc_start, dy, grad[1], {},
+                                             {}, {}, {}, {}, {}, strips, {},        {}, {},      {}};
+                                  for (Tensor* d : {&a.dr, &a.dk, &a.dv}) *d = empty_like(r);
+                                  if (!fixed_decay) {
+                                    a.dw.tensor = empty_like(r);
+                                  } else {
+                                    if (g.wants(3)) a.dw = g.into(3);
+                                    a.dw_parts = empty(channel_parts, dtype, dev);
+                                  }
+                                  if (g.wants(4)) a.du = g.into(4);
+                                  if (g.wants(5)) a.dstate0 = empty_like(state0);
+                                  a.scratch = empty({threads, wkv6_backward_scratch(T, N)}, dtype, dev);
+                                  a.du_parts = empty(channel_parts, dtype, dev);
+                                  if (strips > 1) a.parts = empty({strips, 3, B, T, H, N}, dtype, dev);
+                                  kBackward(dev, a);
+                                  g.give(0, a.dr), g.give(1, a.dk), g.give(2, a.dv);
+                                  if (!fixed_decay) g.give(3, a.dw.tensor);
+                                  if (g.wants(5)) g.give(5, a.dstate0);
+                                });
   return {out[0], out[1]};
+}
+
+}  // namespace
+
+WkvOut wkv6(const Var& r, const Var& k, const Var& v, const Var& w, const Var& u, const Var& state0,
+            const Tensor& doc_start) {
+  return recurrence("wkv6", r, k, v, w, u, state0, doc_start);
+}
+WkvOut wkv5(const Var& r, const Var& k, const Var& v, const Var& w, const Var& u, const Var& state0,
+            const Tensor& doc_start) {
+  return recurrence("wkv5", r, k, v, w, u, state0, doc_start);
 }
 
 }  // namespace rookery::ops

@@ -1,6 +1,6 @@
-// wkv6.h: the state recurrence of RWKV-6 (Finch) with its initial and final state (rwkv6-finch 2, 3).
-// Shapes, tape record: wkv6.cpp. Bodies: wkv6_cpu.cpp. One token at a time, in words:
-// tests/support/wkv6_ref.h.
+// wkv6.h: the state recurrences of RWKV-6 (Finch) and RWKV-5 (Eagle) with initial and final state
+// (rwkv6-finch 2, 3; rwkv5-eagle 3, 4). Shapes, tape record: wkv6.cpp. Bodies: wkv6_cpu.cpp. One token at a
+// time, in words: tests/support/wkv6_ref.h.
 #pragma once
 
 #include "kernels/autograd/autograd.h"
@@ -8,7 +8,7 @@
 
 namespace rookery::ops {
 
-struct Wkv6Out {
+struct WkvOut {
   Var y;      // [B, T, H, N]
   Var state;  // [B, H, N, N]: after the last token
 };
@@ -17,8 +17,12 @@ struct Wkv6Out {
 // and head. r, k, v, w: [B, T, H, N], any decay; u: [H, N]. state0: [B, H, N, N], [key, value]; undefined:
 // zero. doc_start: u8 [B, T], undefined: nowhere; where it is 1 the state is zero before that token. Two
 // calls that hand the state on give the bits of one call if cut at a multiple of 16 tokens.
-Wkv6Out wkv6(const Var& r, const Var& k, const Var& v, const Var& w, const Var& u, const Var& state0 = Var(),
-             const Tensor& doc_start = Tensor());
+WkvOut wkv6(const Var& r, const Var& k, const Var& v, const Var& w, const Var& u, const Var& state0 = Var(),
+            const Tensor& doc_start = Tensor());
+
+// The same with one decay for all tokens, w: [H, N].
+WkvOut wkv5(const Var& r, const Var& k, const Var& v, const Var& w, const Var& u, const Var& state0 = Var(),
+            const Tensor& doc_start = Tensor());
 
 }  // namespace rookery::ops
 
@@ -36,20 +40,20 @@ inline int64_t wkv6_backward_scratch(int64_t T, int64_t N) {
   return (states * P + T + 80) * P;
 }
 struct Wkv6Args {
-  Tensor r, k, v, w, u, state0, doc_start;  // the last two may be undefined
+  Tensor r, k, v, w, u, state0, doc_start;  // the last two may be undefined; w [B, T, H, N] or [H, N]
   Tensor y, state;
   int64_t strips;  // per head
   Tensor scratch;  // [threads, wkv6_forward_scratch]
 };
 struct Wkv6Grad {
   Tensor r, k, v, w, u, state0, doc_start;
-  Tensor dy, dstate;               // dstate undefined: zero
-  Tensor dr, dk, dv, dw, dstate0;  // overwritten; dstate0 may be undefined
-  GradTarget du;                   // undefined: not wanted
+  Tensor dy, dstate;           // dstate undefined: zero
+  Tensor dr, dk, dv, dstate0;  // overwritten; dstate0 may be undefined
+  GradTarget dw, du;           // overwritten where w is [B, T, H, N]; of an [H, N] undefined: not wanted
   int64_t strips;
-  Tensor scratch;   // [threads, wkv6_backward_scratch]
-  Tensor du_parts;  // [B, H, strips, padded N]
-  Tensor parts;     // with several strips: [strips, 3, B, T, H, N] for their shares of dr, dk, dw
+  Tensor scratch;             // [threads, wkv6_backward_scratch]
+  Tensor du_parts, dw_parts;  // [B, H, strips, padded N]; the second where w is [H, N]
+  Tensor parts;               // with several strips: [strips, 3, B, T, H, N] for their shares of dr, dk, dw
 };
 RK_BACKENDS(void wkv6_forward(const Wkv6Args&))
 RK_BACKENDS(void wkv6_backward(const Wkv6Grad&))

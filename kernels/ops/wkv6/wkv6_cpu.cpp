@@ -66,6 +66,7 @@ struct Inputs {
   const T *r, *k, *v, *w, *u, *state0;
   const uint8_t* doc_start;
   int64_t strips;
+  bool fixed_decay;  // w is [H, N]
 };
 
 // One strip of value columns [first, first + J) of one head, rows padded to P keys, in the scratch of a
@@ -106,6 +107,13 @@ RK_INLINE void copy_row(T* to, const T* from, int64_t n) {
   int64_t i = 0;
   for (; i + W <= n; i += W) store(to + i, load(from + i));
   for (; i < n; ++i) to[i] = from[i];
+}
+
+// n: a multiple of the lanes.
+template <class T>
+RK_INLINE void add_row(T* to, const T* from, int64_t n) {
+  constexpr int W = Simd<T>::kLanes;
+  for (int64_t i = 0; i < n; i += W) store(to + i, load(to + i) + load(from + i));
 }
 
 // The tokens of a chunk that starts at t: up to 4, not past a multiple of 16, not into the next document.
@@ -168,12 +176,21 @@ RK_INLINE void decays(T* out, const Rows<T>& w, int64_t P, int tokens) {
   }
 }
 
-// Rows of packed decays; missing tokens decay by 1 and so change nothing.
+// Rows of decays, `stride` apart: 0 where all tokens have the same. Missing tokens decay by 1 and so change
+// nothing.
 template <class T>
-RK_INLINE Rows<T> decay_rows(const T* packed, const T* ones, int64_t P, int tokens) {
+RK_INLINE Rows<T> decay_rows(const T* packed, int64_t stride, const T* ones, int tokens) {
   Rows<T> out;
-  for (int t = 0; t < L; ++t) out.row[t] = t < tokens ? packed + t * P : ones;
+  for (int t = 0; t < L; ++t) out.row[t] = t < tokens ? packed + t * stride : ones;
   return out;
+}
+
+// The raw decays of a head that has one for all tokens, and the decays themselves.
+template <class T>
+RK_INLINE void fixed_decays(T* raw, T* out, const T* from, int64_t P, int64_t N) {
+  fill(raw, P, T(0));
+  copy_row(raw, from, N);
+  decays(out, Rows<T>{{raw}}, P, 1);
 }
 
 // What a chunk does to the state, from r, k, w of its tokens, for each key:
@@ -278,6 +295,7 @@ void forward_strip(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, 
   fill(ones, P, T(1));
   fill(u, P, T(0));
   copy_row(u, in.u + x.h * N, N);
+  if (in.fixed_decay) fixed_decays(stage, w, in.w + x.h * N, P, N);
 
   const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
   int tokens;
@@ -288,8 +306,10 @@ void forward_strip(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, 
     const Rows<T> r = rows(stage, P, in.r + at, stride, tokens, N, kPrefetch);
     const Rows<T> k = rows(stage + L * P, P, in.k + at, stride, tokens, N, kPrefetch);
     const Rows<T> v = rows(spare, J, in.v + at + x.first, stride, tokens, columns, kPrefetch);
-    decays(w, rows(stage + 2 * L * P, P, in.w + at, stride, tokens, N, kPrefetch), P, tokens);
-    make_coefficients(c, score, r, k, decay_rows(w, ones, P, tokens), u, P);
+    if (!in.fixed_decay) {
+      decays(w, rows(stage + 2 * L * P, P, in.w + at, stride, tokens, N, kPrefetch), P, tokens);
+    }
+    make_coefficients(c, score, r, k, decay_rows(w, in.fixed_decay ? 0 : P, ones, tokens), u, P);
     T *y = a.y + at + x.first, *to[L];
     for (int s = 0; s < L; ++s) {
       to[s] = s < tokens && columns == J ? y + s * stride : spare + (L + s) * J;
@@ -476,16 +496,16 @@ RK_INLINE void score_gradient(T* dscore, const Rows<T>& dy, const Rows<T>& v, in
   for (int q = 0; q < L * L; q += W) store(dscore + q, lane_sums<T>(sum + q));
 }
 
-// Gradients of a chunk's r, k and raw w, and its part of du, from those of its coefficients. The gradient of
-// a log decay is the sum over the paths that cross the token, each added once: nothing cancels, whatever the
-// decay.
+// Gradients of a chunk's r, k and log decays, and its part of du, from those of its coefficients. The
+// gradient of a log decay is the sum over the paths that cross the token, each added once: nothing cancels,
+// whatever the decay.
 //   from the entry state to the exit: dkeep . keep      from the entry to a later r_t: r_t . dr_t through the
 //   state from an earlier k_s to the exit: k_s . dk_s through the state      from an earlier k_s to a later
 //   r_t: score
 template <class T>
-RK_INLINE void chunk_gradients(T* const* dr, T* const* dk, T* const* dw, T* du, const Rows<T>& r,
-                               const Rows<T>& k, const Rows<T>& w, const Rows<T>& raw, const T* u,
-                               const T* dread, const T* dwrite, const T* dkeep, const T* dscore, int64_t P) {
+RK_INLINE void chunk_gradients(T* const* dr, T* const* dk, T* const* dg, T* du, const Rows<T>& r,
+                               const Rows<T>& k, const Rows<T>& w, const T* u, const T* dread,
+                               const T* dwrite, const T* dkeep, const T* dscore, int64_t P) {
   using Vec = typename Simd<T>::Vec;
   constexpr int W = Simd<T>::kLanes;
   for (int64_t i = 0; i < P; i += W) {
@@ -541,13 +561,20 @@ RK_INLINE void chunk_gradients(T* const* dr, T* const* dk, T* const* dw, T* du, 
     for (int t = 0; t < L; ++t) {
       store(dr[t] + i, grad_r[t]);
       store(dk[t] + i, grad_k[t]);
-      store(dw[t] + i, grad_g[t]);
-      T* g = dw[t] + i;
-      const T *d = w[t] + i, *x = raw[t] + i;
-      // dw = -exp(w) dg. Where the decay is 0 no path crosses, and exp(w) may be infinite.
-#pragma omp simd
-      for (int l = 0; l < W; ++l) g[l] = d[l] > T(0) ? -vexp(x[l]) * g[l] : (d[l] == T(0) ? T(0) : d[l]);
+      store(dg[t] + i, grad_g[t]);
     }
+  }
+}
+
+// From the gradient of a log decay to that of the raw w, in place: dw = -exp(w) dg. Where the decay is 0 no
+// path crosses, and exp(w) may be infinite.
+template <class T>
+RK_INLINE void raw_decay_gradient(T* g, const T* decay, const T* raw, int64_t P) {
+  constexpr int W = Simd<T>::kLanes;
+  for (int64_t i = 0; i < P; i += W, g += W, decay += W, raw += W) {
+#pragma omp simd
+    for (int l = 0; l < W; ++l)
+      g[l] = decay[l] > T(0) ? -vexp(raw[l]) * g[l] : (decay[l] == T(0) ? T(0) : decay[l]);
   }
 }
 
@@ -574,7 +601,7 @@ RK_INLINE void finish_rows(const OutRows<T>& out, int64_t P, T* to, int64_t stri
   for (int t = 0; t < tokens; ++t) copy_row(to + t * stride, out.row[t], count);
 }
 
-// Gradients of one strip: dr, dk, dw and du are its share of them.
+// Gradients of one strip: dr, dk, dw and du are its share of them; du, and dw of a fixed decay, one row.
 template <class T>
 struct Gradients {
   const T *dy, *dstate;
@@ -590,16 +617,23 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
   Scratch<T> scratch{memory};
   T *states = scratch.take(blocks * state), *entries = scratch.take(kWkv6Block * state),
     *D = scratch.take(state), *w = scratch.take(in.tokens * P), *ones = scratch.take(P), *u = scratch.take(P),
-    *stage = scratch.take(3 * L * P), *v_stage = scratch.take(2 * L * J), *dread = scratch.take(L * P),
-    *dwrite = scratch.take(L * P), *dkeep = scratch.take(P), *dv_lanes = scratch.take(L * J),
-    *v_lanes = scratch.take(L * J), *dy_lanes = scratch.take(L * J), *out = scratch.take(3 * L * P),
-    *dv_out = scratch.take(L * J);
+    *raw_fixed = scratch.take(P), *stage = scratch.take(3 * L * P), *v_stage = scratch.take(2 * L * J),
+    *dread = scratch.take(L * P), *dwrite = scratch.take(L * P), *dkeep = scratch.take(P),
+    *dv_lanes = scratch.take(L * J), *v_lanes = scratch.take(L * J), *dy_lanes = scratch.take(L * J),
+    *out = scratch.take(3 * L * P), *dv_out = scratch.take(L * J);
   T *c = scratch.take(kCoefficients * P), score[L * L];
   T dscore[L * L];
   fill(ones, P, T(1));
   fill(u, P, T(0));
   copy_row(u, in.u + x.h * N, N);
   fill(a.du, P, T(0));
+  if (in.fixed_decay) {
+    fixed_decays(raw_fixed, w, in.w + x.h * N, P, N);
+    fill(a.dw, P, T(0));
+  }
+  const auto decays_of = [&](int64_t t, int n) {
+    return in.fixed_decay ? decay_rows(w, 0, ones, n) : decay_rows(w + t * P, P, ones, n);
+  };
 
   const int64_t state_at = (x.b * in.H + x.h) * N * N + x.first;
   const auto transposed_in = [&](T* to, const T* from) {
@@ -618,7 +652,7 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
     const Rows<T> k = rows(stage, P, in.k + row_at(t), stride, n, N, ahead);
     const Rows<T> v = rows(v_stage, J, in.v + row_at(t) + x.first, stride, n, columns, ahead);
     interleave(v_lanes, v, J);
-    make_write(c, k, decay_rows(w + t * P, ones, P, n), P);
+    make_write(c, k, decays_of(t, n), P);
     for (int64_t i = 0; i < P; i += kTile)
       advance_tile<T, kBackwardTile>(to + i, from + i, v_lanes, J, c + i * kCoefficients, P);
   };
@@ -629,7 +663,9 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
   for (int64_t t = 0; t < in.tokens; t += tokens) {
     tokens = chunk_tokens(doc_start, t, in.tokens);
     if (doc_start && doc_start[t]) fill(now, state, T(0));
-    decays(w + t * P, rows(stage, P, in.w + row_at(t), stride, tokens, N, kPrefetch), P, tokens);
+    if (!in.fixed_decay) {
+      decays(w + t * P, rows(stage, P, in.w + row_at(t), stride, tokens, N, kPrefetch), P, tokens);
+    }
     const int64_t end = t + tokens;
     if (end == in.tokens) break;
     T* next = end % kWkv6Block ? entries : states + end / kWkv6Block * state;
@@ -662,10 +698,9 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
       tokens = int(start[chunk + 1] - t);
       const Rows<T> r = rows(stage, P, in.r + at, stride, tokens, N, -kWkv6Block);
       const Rows<T> k = rows(stage + L * P, P, in.k + at, stride, tokens, N, -kWkv6Block);
-      const Rows<T> raw = rows(stage + 2 * L * P, P, in.w + at, stride, tokens, N, -kWkv6Block);
       const Rows<T> v = rows(v_stage, J, in.v + at + x.first, stride, tokens, columns, -kWkv6Block);
       const Rows<T> dy = rows(v_stage + L * J, J, a.dy + at + x.first, stride, tokens, columns, -kWkv6Block);
-      const Rows<T> ww = decay_rows(w + t * P, ones, P, tokens);
+      const Rows<T> ww = decays_of(t, tokens);
       make_coefficients(c, score, r, k, ww, u, P);
       interleave(v_lanes, v, J);
       interleave(dy_lanes, dy, J);
@@ -678,17 +713,26 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
       }
       const OutRows<T> to_r = out_rows(out, P, a.dr + at, stride, tokens, N);
       const OutRows<T> to_k = out_rows(out + L * P, P, a.dk + at, stride, tokens, N);
-      const OutRows<T> to_w = out_rows(out + 2 * L * P, P, a.dw + at, stride, tokens, N);
       const OutRows<T> to_v = out_rows(dv_out, J, a.dv + at + x.first, stride, tokens, columns);
-      chunk_gradients(to_r.row, to_k.row, to_w.row, a.du, r, k, ww, raw, u, dread, dwrite, dkeep, dscore, P);
+      T* dg[L] = {out + 2 * L * P, out + (2 * L + 1) * P, out + (2 * L + 2) * P, out + (2 * L + 3) * P};
+      chunk_gradients(to_r.row, to_k.row, dg, a.du, r, k, ww, u, dread, dwrite, dkeep, dscore, P);
       value_gradients(to_v.row, dv_lanes, score, dy, J);
       finish_rows(to_r, P, a.dr + at, stride, tokens, N);
       finish_rows(to_k, P, a.dk + at, stride, tokens, N);
-      finish_rows(to_w, P, a.dw + at, stride, tokens, N);
       finish_rows(to_v, J, a.dv + at + x.first, stride, tokens, columns);
+      if (in.fixed_decay) {
+        for (int s = 0; s < tokens; ++s) add_row(a.dw, dg[s], P);
+      } else {
+        const Rows<T> raw = rows(stage, P, in.w + at, stride, tokens, N, -kWkv6Block);
+        for (int s = 0; s < tokens; ++s) {
+          raw_decay_gradient(dg[s], ww[s], raw[s], P);
+          copy_row(a.dw + at + s * stride, dg[s], N);
+        }
+      }
       if (doc_start && doc_start[t]) fill(D, state, T(0));
     }
   }
+  if (in.fixed_decay) raw_decay_gradient(a.dw, w, raw_fixed, P);
   if (a.dstate0) {
     for (int64_t i = 0; i < N; ++i) {
       for (int64_t j = 0; j < columns; ++j) a.dstate0[state_at + i * N + j] = D[j * P + i];
@@ -702,18 +746,37 @@ RK_INLINE T* pointer(const Tensor& t) {
 }
 template <class T, class Args>
 RK_INLINE Inputs<T> inputs(const Args& a) {
-  return {a.r.dim(0),
-          a.r.dim(1),
-          a.r.dim(2),
-          a.r.dim(3),
-          a.r.template data<T>(),
-          a.k.template data<T>(),
-          a.v.template data<T>(),
-          a.w.template data<T>(),
-          a.u.template data<T>(),
+  const auto [B, tokens, H, N] = a.r.template dims<4>("[wkv6] r");
+  return {B,
+          tokens,
+          H,
+          N,
+          pointer<T>(a.r),
+          pointer<T>(a.k),
+          pointer<T>(a.v),
+          pointer<T>(a.w),
+          pointer<T>(a.u),
           pointer<T>(a.state0),
           pointer<uint8_t>(a.doc_start),
-          a.strips};
+          a.strips,
+          a.w.shape() != a.r.shape()};
+}
+
+// The gradient of an [H, N] tensor from its parts [B, H, strips, P].
+template <class T>
+RK_INLINE void sum_parts(const GradTarget& to, const T* parts, const Inputs<T>& in) {
+  if (!to.tensor.defined()) return;
+  T* out = to.tensor.data<T>();
+  const int64_t P = wkv6_padded(in.N);
+  for (int64_t h = 0; h < in.H; ++h) {
+    for (int64_t i = 0; i < in.N; ++i) {
+      T sum = to.accumulate ? out[h * in.N + i] : T(0);
+      for (int64_t b = 0; b < in.B; ++b) {
+        for (int64_t s = 0; s < in.strips; ++s) sum += parts[((b * in.H + h) * in.strips + s) * P + i];
+      }
+      out[h * in.N + i] = sum;
+    }
+  }
 }
 
 template <class T>
@@ -733,9 +796,10 @@ RK_INLINE void backward(const Wkv6Grad& a) {
   ThreadPool& pool = a.r.device().pool();
   const Inputs<T> in = inputs<T>(a);
   const int64_t P = wkv6_padded(in.N), numel = a.r.numel();
-  const Gradients<T> whole{pointer<T>(a.dy),     pointer<T>(a.dstate), a.dr.data<T>(),
-                           a.dk.data<T>(),       a.dv.data<T>(),       a.dw.data<T>(),
-                           a.du_parts.data<T>(), pointer<T>(a.dstate0)};
+  const Gradients<T> whole{pointer<T>(a.dy),       pointer<T>(a.dstate),
+                           pointer<T>(a.dr),       pointer<T>(a.dk),
+                           pointer<T>(a.dv),       pointer<T>(in.fixed_decay ? a.dw_parts : a.dw.tensor),
+                           pointer<T>(a.du_parts), pointer<T>(a.dstate0)};
   T *scratch = a.scratch.data<T>(), *parts = pointer<T>(a.parts);
   parallel_parts(pool, in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
     for (int64_t item = begin; item < end; ++item) {
@@ -746,6 +810,7 @@ RK_INLINE void backward(const Wkv6Grad& a) {
         own.dk = own.dr + numel;
         own.dw = own.dk + numel;
       }
+      if (in.fixed_decay) own.dw = whole.dw + item * P;
       backward_strip(in, own, strip_of(in, item), scratch + part * wkv6_backward_scratch(in.tokens, in.N));
     }
   });
@@ -757,21 +822,13 @@ RK_INLINE void backward(const Wkv6Grad& a) {
           const T* p = parts + s * 3 * numel + x;
           dr += p[0], dk += p[numel], dw += p[2 * numel];
         }
-        whole.dr[x] = dr, whole.dk[x] = dk, whole.dw[x] = dw;
+        whole.dr[x] = dr, whole.dk[x] = dk;
+        if (!in.fixed_decay) whole.dw[x] = dw;
       }
     });
   }
-  if (!a.du.tensor.defined()) return;
-  T* du = a.du.tensor.data<T>();
-  for (int64_t h = 0; h < in.H; ++h) {
-    for (int64_t i = 0; i < in.N; ++i) {
-      T sum = a.du.accumulate ? du[h * in.N + i] : T(0);
-      for (int64_t b = 0; b < in.B; ++b) {
-        for (int64_t s = 0; s < in.strips; ++s) sum += whole.du[((b * in.H + h) * in.strips + s) * P + i];
-      }
-      du[h * in.N + i] = sum;
-    }
-  }
+  sum_parts(a.du, whole.du, in);
+  if (in.fixed_decay) sum_parts(a.dw, whole.dw, in);
 }
 
 }  // namespace
