@@ -46,14 +46,15 @@ Tensor tensor_of(const GoldenFile& file, const std::string& name, DType dtype, D
 
 // ---- ops ----
 
-void check_wkv6(const GoldenFile& f, DType dtype, Device& device) {
+// WKV5 and WKV6: w [H,N] or [B,T,H,N].
+void check_wkv(const GoldenFile& f, DType dtype, Device& device, decltype(&ops::wkv6) op) {
   constexpr double kBound = 1e-5;  // the README's allowance for a sequential form
   Tape tape;
   auto input = [&](const char* name) {
     return f.has(name) ? tape.watch(tensor_of(f, name, dtype, device)) : Var();
   };
   const Var r = input("r"), k = input("k"), v = input("v"), w = input("w"), u = input("u"), s0 = input("s0");
-  const auto out = ops::wkv6(r, k, v, w, u, s0);
+  const auto out = op(r, k, v, w, u, s0, {});
   expect_close(f, "y", out.y.value(), kBound);
   expect_close(f, "sT", out.state.value(), kBound);
   const std::pair<Var, Tensor> seeds[] = {{out.y, tensor_of(f, "gy", dtype, device)},
@@ -402,7 +403,8 @@ class Golden : public testing::Test {
       if (kind == "init" && path_.extension() == ".csv") return check_init_statistics(path_, device);
       if (path_.extension() != ".safetensors") throw Pending("kind " + name);
       const GoldenFile file = GoldenFile::read(path_);
-      if (kind == "wkv6") return check_wkv6(file, dtype_, device);
+      if (kind == "wkv5") return check_wkv(file, dtype_, device, ops::wkv5);
+      if (kind == "wkv6") return check_wkv(file, dtype_, device, ops::wkv6);
       if (kind == "model" || kind == "packed" || kind == "statetune")
         return check_model(file, dtype_, device);
       if (kind == "recurrent") return check_recurrent(file, dtype_, device);
