@@ -67,6 +67,40 @@ TEST(Activation, SigmoidMul) {
   }
 }
 
+TEST(Activation, DecayComplementMul) {
+  for (const Shape& shape : kShapes) {
+    OpCase c("decay_complement_mul" + to_string(shape));
+    c.input("w", shape, {-9, 2});
+    c.input("key", shape, {-2, 2});
+    c.run = [](const Named<Var>& in) { return std::vector{ops::decay_complement_mul(in["w"], in["key"])}; };
+    c.reference = [](const Named<Values>& in) {
+      Values y = map(in["w"], [](double w) { return -std::expm1(-std::exp(w)); });
+      for (size_t i = 0; i < y.size(); ++i) y[i] *= in["key"][i];
+      return Outputs{y};
+    };
+    c.check();
+  }
+}
+
+// Each element keeps its digits: 1 - exp(-e) would lose them where e is small, exp(w) overflows where w is
+// large.
+TEST(Activation, DecayComplementOfExtremeDecays) {
+  Device device(DeviceType::kCpu, 1);
+  const Values w = {-16, -8, -1, 3, 50, 200};
+  Tape tape;
+  const Var x = tape.watch(tensor_from(std::span<const double>(w), {6}, DType::kF32, device));
+  const Values ones(6, 1.0);
+  const Tensor one = tensor_from(std::span<const double>(ones), {6}, DType::kF32, device);
+  const Var y = ops::decay_complement_mul(x, one);
+  tape.backward(y, &one);
+  const Values out = to_doubles(y.value()), slope = to_doubles(tape.grad(x));
+  for (size_t i = 0; i < w.size(); ++i) {
+    const double e = std::exp(std::min(w[i], 30.0));
+    EXPECT_NEAR(out[i] / -std::expm1(-e), 1, 1e-6) << w[i];
+    EXPECT_NEAR(slope[i], e * std::exp(-e), 1e-6 * e * std::exp(-e)) << w[i];
+  }
+}
+
 TEST(Activation, Add) {
   for (const Shape& shape : kShapes) {
     OpCase c("add" + to_string(shape));

@@ -57,7 +57,7 @@ TEST(TokenShift, ShiftLerp) {
   for (const Size& s : kSizes)
     for (const bool carried : {false, true})
       for (const bool starts : {false, true})
-        for (const int count : {1, 2}) {
+        for (const int count : {1, 2, 6}) {
           OpCase c(str("shift_lerp B", s.B, " T", s.T, " C", s.C, carried ? " carried" : "",
                        starts ? " starts" : "", " mixes ", count));
           add_inputs(c, s, carried, starts);
@@ -96,10 +96,9 @@ TEST(TokenShift, Ddlerp) {
           for (int q = 0; q < 5; ++q) c.input(str("mu", q), {1, 1, s.C}, {0, 0.4});
           c.bits_depend_on_threads = true;
           c.run = [=](const Named<Var>& in) {
-            std::array<Var, 5> mu;
-            for (int q = 0; q < 5; ++q) mu[q] = in[str("mu", q)];
-            const auto out = ops::ddlerp(in["x"], previous_of(in, carried, starts), mu, in["h"], in["w2"]);
-            return std::vector<Var>(out.begin(), out.end());
+            std::vector<Var> mu;
+            for (int q = 0; q < 5; ++q) mu.push_back(in[str("mu", q)]);
+            return ops::ddlerp(in["x"], previous_of(in, carried, starts), mu, in["h"], in["w2"]);
           };
           c.reference = [=](const Named<Values>& in) {
             const Values previous = shifted(in, s, carried, starts);
@@ -135,7 +134,7 @@ TEST(TokenShift, UnusedOutputs) {
     c.run = [=](const Named<Var>& in) {
       Device& device = in["x"].value().device();
       const Var half(zeros({s.C}, in["x"].value().dtype(), device));
-      std::array<Var, 5> mu = {half, half, half, half, half};
+      std::vector<Var> mu(5, half);
       mu[used] = in["mu"];
       return std::vector{ops::ddlerp(in["x"], {}, mu, in["h"], in["w2"])[used]};
     };
@@ -147,6 +146,40 @@ TEST(TokenShift, UnusedOutputs) {
         double mix = in["mu"][i];
         for (size_t r = 0; r < 3; ++r)
           mix += in["h"][row * 15 + used * 3 + r] * in["w2"][(used * 3 + r) * s.C + i];
+        out[at] += (previous[at] - in["x"][at]) * mix;
+      }
+      return Outputs{out};
+    };
+    c.check();
+  }
+}
+
+// Outputs that are not asked for are not there, and their share of h and w2 gets no gradient.
+TEST(TokenShift, MixesLeftOut) {
+  const Size s{2, 35, 9};
+  constexpr int64_t kMixes = 3, R = 2;
+  for (const int64_t asked : {0, 1, 2}) {
+    OpCase c(str("ddlerp, only mix ", asked, " of three"));
+    add_inputs(c, s, true, true);
+    c.input("h", {s.B, s.T, kMixes * R}, {-1, 1});
+    c.input("w2", {kMixes, R, s.C}, {-0.3, 0.3});
+    c.input("mu", {1, 1, s.C}, {0, 0.4});
+    c.bits_depend_on_threads = true;
+    c.run = [=](const Named<Var>& in) {
+      std::vector<Var> mu(kMixes);
+      mu[asked] = in["mu"];
+      const std::vector<Var> out = ops::ddlerp(in["x"], previous_of(in, true, true), mu, in["h"], in["w2"]);
+      for (int64_t q = 0; q < kMixes; ++q) EXPECT_EQ(out[q].defined(), q == asked);
+      return std::vector{out[asked]};
+    };
+    c.reference = [=](const Named<Values>& in) {
+      const Values previous = shifted(in, s, true, true);
+      Values out = in["x"];
+      for (size_t at = 0; at < out.size(); ++at) {
+        const size_t row = at / s.C, i = at % s.C;
+        double mix = in["mu"][i];
+        for (int64_t r = 0; r < R; ++r)
+          mix += in["h"][row * kMixes * R + asked * R + r] * in["w2"][(asked * R + r) * s.C + i];
         out[at] += (previous[at] - in["x"][at]) * mix;
       }
       return Outputs{out};

@@ -182,13 +182,12 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
                  {f * (7 * M * C + 10 * M * D), 3 * lora},
                  [=] {
                    std::vector<std::function<Var(Tape&)>> mu;
-                   for (int q = 0; q < ops::kNumMixes; ++q) mu.push_back(in->weight(c));
+                   for (int q = 0; q < 5; ++q) mu.push_back(in->weight(c));
                    return Call([=, x = in->random(btc), h = in->random({s.B, s.T, 5 * s.D}),
                                 w2 = in->weight({5, s.D, s.C}, 0.01)](Tape& tape) {
-                     std::array<Var, ops::kNumMixes> mix;
-                     for (int q = 0; q < ops::kNumMixes; ++q) mix[q] = mu[q](tape);
-                     const auto out = ops::ddlerp(tape.watch(x), {}, mix, tape.watch(h), w2(tape));
-                     return std::vector<Var>(out.begin(), out.end());
+                     std::vector<Var> mix;
+                     for (const auto& m : mu) mix.push_back(m(tape));
+                     return ops::ddlerp(tape.watch(x), {}, mix, tape.watch(h), w2(tape));
                    });
                  }});
   auto element_wise = [&](const char* name, const Shape& shape, Var (*op)(const Var&)) {

@@ -17,19 +17,25 @@ Var of_output(std::string_view name, Activation kind, const Var& x) {
   });
 }
 
+Var product(std::string_view name, Activation kind, const Var& x, const Var& value) {
+  check_shape(value.value(), x.shape(), str("[", name, "] value"));
+  Tensor y = empty_like(x.value());
+  kForward(y.device(), {kind, x.value(), value.value(), y});
+  return record(name, {x, value}, y, [kind, x = x.value(), v = value.value()](const Tensor& dy, Grads& g) {
+    kBackward(x.device(), {kind, x, v, {}, dy, target(g, 0), target(g, 1)});
+  });
+}
+
 }  // namespace
 
 Var tanh(const Var& x) { return of_output("tanh", Activation::kTanh, x); }
 Var relu_sq(const Var& x) { return of_output("relu_sq", Activation::kReluSq, x); }
 
 Var sigmoid_mul(const Var& gate, const Var& value) {
-  check_shape(value.value(), gate.shape(), "[sigmoid_mul] value");
-  Tensor y = empty_like(gate.value());
-  kForward(y.device(), {Activation::kSigmoidMul, gate.value(), value.value(), y});
-  return record("sigmoid_mul", {gate, value}, y,
-                [x = gate.value(), v = value.value()](const Tensor& dy, Grads& g) {
-                  kBackward(x.device(), {Activation::kSigmoidMul, x, v, {}, dy, target(g, 0), target(g, 1)});
-                });
+  return product("sigmoid_mul", Activation::kSigmoidMul, gate, value);
+}
+Var decay_complement_mul(const Var& w, const Var& key) {
+  return product("decay_complement_mul", Activation::kDecayComplementMul, w, key);
 }
 
 Var add(const Var& a, const Var& b) {

@@ -9,15 +9,17 @@ namespace rookery::ops {
 Var tanh(const Var& x);                              // any shape
 Var relu_sq(const Var& x);                           // max(x, 0)^2, the activation of channel mixing
 Var sigmoid_mul(const Var& gate, const Var& value);  // sigmoid(gate) * value, same shapes
-Var add(const Var& a, const Var& b);                 // same shapes; the gradient is shared, not copied
+// (1 - exp(-exp(w))) * key: the part of a Finch state that decay w takes away. Same shapes.
+Var decay_complement_mul(const Var& w, const Var& key);
+Var add(const Var& a, const Var& b);  // same shapes; the gradient is shared, not copied
 
 }  // namespace rookery::ops
 
 namespace rookery {
-enum class Activation : uint8_t { kTanh, kReluSq, kSigmoidMul };
+enum class Activation : uint8_t { kTanh, kReluSq, kSigmoidMul, kDecayComplementMul };
 struct ActivationArgs {
   Activation kind;
-  Tensor x, value, y;  // value: sigmoid_mul only
+  Tensor x, value, y;  // value: the products only
 };
 // tanh and relu_sq take their gradient from y alone: 1 - y^2 and 2 sqrt(y).
 struct ActivationGrad {

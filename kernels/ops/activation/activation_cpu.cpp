@@ -16,6 +16,73 @@ inline __attribute__((always_inline)) float sqrt_of(float x) {
   return __builtin_sqrtf(x);
 }
 
+// What multiplies the value, and its derivative.
+struct Sigmoid {
+  template <class T>
+  static inline __attribute__((always_inline)) T of(T x) {
+    return vsigmoid(x);
+  }
+  template <class T>
+  static inline __attribute__((always_inline)) T slope(T x) {
+    const T s = vsigmoid(x);
+    return s * (T(1) - s);
+  }
+};
+struct DecayComplement {
+  // exp(x) past this is as good as infinite and would give inf * 0.
+  template <class T>
+  static inline __attribute__((always_inline)) T rate(T x) {
+    return vexp(x > T(20) ? T(20) : x);
+  }
+  // 1 - exp(-e) = 2 t / (1 + t), t = tanh(e / 2): nothing cancels where e is small.
+  template <class T>
+  static inline __attribute__((always_inline)) T of(T x) {
+    const T t = vtanh(rate(x) * T(0.5));
+    return T(2) * t / (T(1) + t);
+  }
+  template <class T>
+  static inline __attribute__((always_inline)) T slope(T x) {
+    const T e = rate(x);
+    return e * vexp(-e);
+  }
+};
+
+template <class Factor, class T>
+void product_forward(const ActivationArgs& a, int64_t begin, int64_t end) {
+  const T* __restrict x = a.x.data<T>();
+  const T* __restrict value = a.value.data<T>();
+  T* __restrict y = a.y.data<T>();
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) y[i] = Factor::of(x[i]) * value[i];
+}
+
+template <class Factor, class T>
+void product_backward(const ActivationGrad& a, int64_t begin, int64_t end) {
+  const T* __restrict dy = a.dy.data<T>();
+  const T* __restrict x = a.x.data<T>();
+  const T* __restrict value = a.value.data<T>();
+  if (a.dx.tensor.defined()) {
+    T* __restrict dx = a.dx.tensor.data<T>();
+    if (a.dx.accumulate) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) dx[i] += dy[i] * value[i] * Factor::slope(x[i]);
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) dx[i] = dy[i] * value[i] * Factor::slope(x[i]);
+    }
+  }
+  if (a.dvalue.tensor.defined()) {
+    T* __restrict dvalue = a.dvalue.tensor.data<T>();
+    if (a.dvalue.accumulate) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) dvalue[i] += dy[i] * Factor::of(x[i]);
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) dvalue[i] = dy[i] * Factor::of(x[i]);
+    }
+  }
+}
+
 template <class T>
 void forward(const ActivationArgs& a) {
   parallel_for(a.y.device().pool(), a.y.numel(), kGrain, [&](int64_t begin, int64_t end) {
@@ -33,12 +100,12 @@ void forward(const ActivationArgs& a) {
           y[i] = x[i] != x[i] ? x[i] : positive * positive;
         }
         break;
-      case Activation::kSigmoidMul: {
-        const T* __restrict value = a.value.data<T>();
-#pragma omp simd
-        for (int64_t i = begin; i < end; ++i) y[i] = vsigmoid(x[i]) * value[i];
+      case Activation::kSigmoidMul:
+        product_forward<Sigmoid, T>(a, begin, end);
         break;
-      }
+      case Activation::kDecayComplementMul:
+        product_forward<DecayComplement, T>(a, begin, end);
+        break;
     }
   });
 }
@@ -46,39 +113,10 @@ void forward(const ActivationArgs& a) {
 template <class T>
 void backward(const ActivationGrad& a) {
   parallel_for(a.dy.device().pool(), a.dy.numel(), kGrain, [&](int64_t begin, int64_t end) {
-    const T* __restrict dy = a.dy.data<T>();
-    if (a.kind == Activation::kSigmoidMul) {
-      const T* __restrict x = a.x.data<T>();
-      const T* __restrict value = a.value.data<T>();
-      if (a.dx.tensor.defined()) {
-        T* __restrict dx = a.dx.tensor.data<T>();
-        if (a.dx.accumulate) {
-#pragma omp simd
-          for (int64_t i = begin; i < end; ++i) {
-            const T s = vsigmoid(x[i]);
-            dx[i] += dy[i] * value[i] * s * (T(1) - s);
-          }
-        } else {
-#pragma omp simd
-          for (int64_t i = begin; i < end; ++i) {
-            const T s = vsigmoid(x[i]);
-            dx[i] = dy[i] * value[i] * s * (T(1) - s);
-          }
-        }
-      }
-      if (a.dvalue.tensor.defined()) {
-        T* __restrict dvalue = a.dvalue.tensor.data<T>();
-        if (a.dvalue.accumulate) {
-#pragma omp simd
-          for (int64_t i = begin; i < end; ++i) dvalue[i] += dy[i] * vsigmoid(x[i]);
-        } else {
-#pragma omp simd
-          for (int64_t i = begin; i < end; ++i) dvalue[i] = dy[i] * vsigmoid(x[i]);
-        }
-      }
-      return;
-    }
+    if (a.kind == Activation::kSigmoidMul) return product_backward<Sigmoid, T>(a, begin, end);
+    if (a.kind == Activation::kDecayComplementMul) return product_backward<DecayComplement, T>(a, begin, end);
     if (!a.dx.tensor.defined()) return;
+    const T* __restrict dy = a.dy.data<T>();
     const T* __restrict y = a.y.data<T>();
     T* __restrict dx = a.dx.tensor.data<T>();
     const bool relu = a.kind == Activation::kReluSq, add = a.dx.accumulate;

@@ -18,93 +18,85 @@ GradTarget target_of_x(Grads& g, const Tensor& x) {
   return g.wants(0) ? g.into(0) : GradTarget{empty_like(x), false};
 }
 
-}  // namespace
-
-std::vector<Var> shift_lerp(const Var& x, const Previous& previous, const std::vector<Var>& mu) {
-  const auto [B, T, C] = x.value().dims<3>("[shift_lerp] x");
-  check_previous(previous, x.shape(), "[shift_lerp]");
+// h and w2 undefined: mu alone.
+std::vector<Var> mix(std::string_view name, const Var& x, const Previous& previous,
+                     const std::vector<Var>& mu, const Var& h, const Var& w2) {
+  const auto [B, T, C] = x.value().dims<3>(str("[", name, "] x"));
+  check_previous(previous, x.shape(), str("[", name, "]"));
   const int count = static_cast<int>(mu.size());
-  RK_CHECK(count == 1 || count == 2, "[shift_lerp] 1 or 2 mixes, got ", count);
-  ShiftArgs args{x.value(), previous.carried.value(), previous.doc_start, count, {}, {}, {}, {}, {}};
-  std::vector<Tensor> out;
-  for (int q = 0; q < count; ++q) {
-    RK_CHECK(mu[q].value().numel() == C, "[shift_lerp] mu ", mu[q].shape(), " for ", C, " channels");
-    args.mu[q] = mu[q].value();
-    out.push_back(args.out[q] = empty_like(x.value()));
-  }
-  kForward(x.value().device(), args);
-  return record("shift_lerp", {x, previous.carried, mu[0], count > 1 ? mu[1] : Var()}, out,
-                [x = x.value(), carried = previous.carried.value(), doc_start = previous.doc_start,
-                 mu_values = args.mu, count, channels = C](std::span<const Tensor> dout, Grads& g) {
-                  ShiftGrad a{
-                      x,  carried, doc_start, count, mu_values, {}, {}, target_of_x(g, x), target(g, 1),
-                      {}, {},      {},        {},    {}};
-                  for (int q = 0; q < count; ++q) {
-                    a.dout[q] = dout[q];
-                    a.dmu[q] = target(g, 2 + q);
-                  }
-                  a.scratch = empty({x.device().pool().num_threads(), count + kShiftBlock + 1, channels},
-                                    x.dtype(), x.device());
-                  kBackward(x.device(), a);
-                });
-}
-
-std::array<Var, kNumMixes> ddlerp(const Var& x, const Previous& previous,
-                                  const std::array<Var, kNumMixes>& mu, const Var& h, const Var& w2) {
-  const auto [B, T, C] = x.value().dims<3>("[ddlerp] x");
-  check_previous(previous, x.shape(), "[ddlerp]");
-  const auto [five, R, C2] = w2.value().dims<3>("[ddlerp] w2");
-  RK_CHECK(five == kNumMixes && C2 == C, "[ddlerp] w2 ", w2.shape(), " for ", C, " channels");
-  check_shape(h.value(), {B, T, kNumMixes * R}, "[ddlerp] h");
+  RK_CHECK(count >= 1 && count <= kMaxMixes, "[", name, "] 1 to ", kMaxMixes, " mixes, got ", count);
   Device& device = x.value().device();
   const DType dtype = x.value().dtype();
-  const int64_t parts = device.pool().num_threads();
+  const int64_t parts = device.pool().num_threads(), R = w2.defined() ? w2.shape()[1] : 0;
   ShiftArgs args{x.value(),
                  previous.carried.value(),
                  previous.doc_start,
-                 kNumMixes,
+                 count,
                  {},
                  {},
                  h.value(),
                  w2.value(),
-                 empty({parts, kShiftBlock, C}, dtype, device)};
-  std::vector<Tensor> out;
-  for (int q = 0; q < kNumMixes; ++q) {
-    RK_CHECK(mu[q].value().numel() == C, "[ddlerp] mu ", mu[q].shape(), " for ", C, " channels");
+                 R > 0 ? empty({parts, kShiftBlock, C}, dtype, device) : Tensor()};
+  std::vector<Tensor> computed;
+  for (int q = 0; q < count; ++q) {
+    if (!mu[q].defined()) continue;
+    RK_CHECK(mu[q].value().numel() == C, "[", name, "] mu ", mu[q].shape(), " for ", C, " channels");
     args.mu[q] = mu[q].value();
-    out.push_back(args.out[q] = empty_like(x.value()));
+    computed.push_back(args.out[q] = empty_like(x.value()));
   }
   kForward(device, args);
-  const auto vars = record("ddlerp", {x, previous.carried, h, w2, mu[0], mu[1], mu[2], mu[3], mu[4]}, out,
-                           [x = x.value(), carried = previous.carried.value(), doc_start = previous.doc_start,
-                            mu_values = args.mu, h = h.value(), w2 = w2.value(), parts, rank = R,
-                            channels = C](std::span<const Tensor> dout, Grads& g) {
-                             ShiftGrad a{x,
-                                         carried,
-                                         doc_start,
-                                         kNumMixes,
-                                         mu_values,
-                                         {},
-                                         {},
-                                         target_of_x(g, x),
-                                         target(g, 1),
-                                         target(g, 2),
-                                         target(g, 3),
-                                         h,
-                                         w2,
-                                         {}};
-                             for (int q = 0; q < kNumMixes; ++q) {
-                               a.dout[q] = dout[q];
-                               a.dmu[q] = target(g, 4 + q);
-                             }
-                             a.scratch =
-                                 empty({parts, kNumMixes + 2 * kShiftBlock + 1 + kNumMixes * rank, channels},
-                                       x.dtype(), x.device());
-                             kBackward(x.device(), a);
-                           });
-  std::array<Var, kNumMixes> result;
-  for (int q = 0; q < kNumMixes; ++q) result[q] = vars[q];
-  return result;
+  auto mu_or_none = [&](int q) { return q < count ? mu[q] : Var(); };
+  static_assert(kMaxMixes == 6);
+  const std::vector<Var> vars = record(
+      name,
+      {x, previous.carried, h, w2, mu_or_none(0), mu_or_none(1), mu_or_none(2), mu_or_none(3), mu_or_none(4),
+       mu_or_none(5)},
+      computed,
+      [x = x.value(), carried = previous.carried.value(), doc_start = previous.doc_start, mu_values = args.mu,
+       h = h.value(), w2 = w2.value(), count, parts, rank = R,
+       channels = C](std::span<const Tensor> dcomputed, Grads& g) {
+        ShiftGrad a{x,
+                    carried,
+                    doc_start,
+                    count,
+                    mu_values,
+                    {},
+                    {},
+                    target_of_x(g, x),
+                    target(g, 1),
+                    target(g, 2),
+                    target(g, 3),
+                    h,
+                    w2,
+                    {}};
+        for (int q = 0, next = 0; q < count; ++q) {
+          if (mu_values[q].defined()) a.dout[q] = dcomputed[next++];
+          a.dmu[q] = target(g, 4 + q);
+        }
+        const int64_t low_rank = rank > 0 ? kShiftBlock + count * rank : 0;
+        a.scratch = empty({parts, count + kShiftBlock + 1 + low_rank, channels}, x.dtype(), x.device());
+        kBackward(x.device(), a);
+      });
+  std::vector<Var> out(mu.size());
+  for (size_t q = 0, next = 0; q < mu.size(); ++q)
+    if (mu[q].defined()) out[q] = vars[next++];
+  return out;
+}
+
+}  // namespace
+
+std::vector<Var> shift_lerp(const Var& x, const Previous& previous, const std::vector<Var>& mu) {
+  return mix("shift_lerp", x, previous, mu, Var(), Var());
+}
+
+std::vector<Var> ddlerp(const Var& x, const Previous& previous, const std::vector<Var>& mu, const Var& h,
+                        const Var& w2) {
+  const auto [B, T, C] = x.value().dims<3>("[ddlerp] x");
+  const auto [Q, R, C2] = w2.value().dims<3>("[ddlerp] w2");
+  RK_CHECK(Q == static_cast<int64_t>(mu.size()) && C2 == C, "[ddlerp] w2 ", w2.shape(), " for ", mu.size(),
+           " mixes of ", C, " channels");
+  check_shape(h.value(), {B, T, Q * R}, "[ddlerp] h");
+  return mix("ddlerp", x, previous, mu, h, w2);
 }
 
 }  // namespace rookery::ops

@@ -16,35 +16,46 @@ struct Previous {
   Tensor doc_start;  // u8 [B, T]: 1 where the previous token counts as zero; undefined: nowhere
 };
 
-// out[q] = x + (shift(x) - x) * mu[q]. x, out: [B, T, C]; mu[q]: C elements. One or two mixes.
+inline constexpr int kMaxMixes = 6;
+
+// out[q] = x + (shift(x) - x) * mu[q]. x, out: [B, T, C]; mu[q]: C elements.
 std::vector<Var> shift_lerp(const Var& x, const Previous& previous, const std::vector<Var>& mu);
 
-// out[q] = x + (shift(x) - x) * (mu[q] + m_q), m_q = h[:, :, q R : (q+1) R] w2[q], for the five inputs q = w,
-// k, v, r, g. x, out: [B, T, C]; mu[q]: C elements; h: [B, T, 5 R]; w2: [5, R, C]. m_q lives in cache only, a
-// block of rows at a time.
-inline constexpr int kNumMixes = 5;
-std::array<Var, kNumMixes> ddlerp(const Var& x, const Previous& previous,
-                                  const std::array<Var, kNumMixes>& mu, const Var& h, const Var& w2);
+// out[q] = x + (shift(x) - x) * (mu[q] + m_q), m_q = h[:, :, q R : (q+1) R] w2[q]. x, out: [B, T, C]; mu[q]:
+// C elements; h: [B, T, Q R]; w2: [Q, R, C]. m_q lives in cache only, a block of rows at a time. Where mu[q]
+// is undefined, out[q] is not computed.
+std::vector<Var> ddlerp(const Var& x, const Previous& previous, const std::vector<Var>& mu, const Var& h,
+                        const Var& w2);
+
+// The same with the outputs by name: const auto [xr, xk] = ddlerp(x, previous, {mu_r, mu_k}, h, w2).
+template <size_t Q>
+std::array<Var, Q> ddlerp(const Var& x, const Previous& previous, const Var (&mu)[Q], const Var& h,
+                          const Var& w2) {
+  const std::vector<Var> vars = ddlerp(x, previous, std::vector<Var>(mu, mu + Q), h, w2);
+  std::array<Var, Q> out;
+  for (size_t q = 0; q < Q; ++q) out[q] = vars[q];
+  return out;
+}
 
 }  // namespace rookery::ops
 
 namespace rookery {
 struct ShiftArgs {
-  Tensor x, carried, doc_start;  // the last two may be undefined
-  int count;                     // mixes in use
-  std::array<Tensor, ops::kNumMixes> mu, out;
-  Tensor h, w2;    // ddlerp only
-  Tensor scratch;  // ddlerp only: per part, kShiftBlock x C
+  Tensor x, carried, doc_start;                // the last two may be undefined
+  int count;                                   // mixes in use
+  std::array<Tensor, ops::kMaxMixes> mu, out;  // an undefined out is not computed
+  Tensor h, w2;                                // ddlerp only
+  Tensor scratch;                              // ddlerp only: per part, kShiftBlock x C
 };
 struct ShiftGrad {
   Tensor x, carried, doc_start;
   int count;
-  std::array<Tensor, ops::kNumMixes> mu, dout;  // an undefined dout counts as zero
-  std::array<GradTarget, ops::kNumMixes> dmu;   // undefined: not wanted
+  std::array<Tensor, ops::kMaxMixes> mu, dout;  // an undefined dout counts as zero
+  std::array<GradTarget, ops::kMaxMixes> dmu;   // undefined: not wanted
   GradTarget dx, dcarried, dh, dw2;
   Tensor h, w2;
   // Per part: count x C for dmu, kShiftBlock x C for the gradient of the previous tokens, C for the one that
-  // belongs to the part before; for ddlerp also kShiftBlock x C for m_q and 5 R C for dw2.
+  // belongs to the part before; for ddlerp also kShiftBlock x C for m_q and count R C for dw2.
   Tensor scratch;
 };
 inline constexpr int64_t kShiftBlock = 32;  // rows worked on at a time

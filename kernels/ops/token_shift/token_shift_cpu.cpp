@@ -78,14 +78,15 @@ inline __attribute__((always_inline)) void add_row(const T* __restrict from, T* 
 template <class T>
 void forward(const ShiftArgs& a) {
   const int64_t seq_len = a.x.dim(1), C = a.x.dim(2), rows = a.x.dim(0) * seq_len;
-  const int64_t R = a.w2.defined() ? a.w2.dim(1) : 0;
+  const int64_t R = a.w2.defined() ? a.w2.dim(1) : 0, QR = a.count * R;
   parallel_parts(a.x.device().pool(), rows, kShiftBlock, [&](int64_t begin, int64_t end, int part) {
     T* m = R > 0 ? a.scratch.data<T>() + part * kShiftBlock * C : nullptr;
     for (int64_t block = begin; block < end; block += kShiftBlock) {
       const int64_t block_end = block + kShiftBlock < end ? block + kShiftBlock : end;
       for (int q = 0; q < a.count; ++q) {
+        if (!a.out[q].defined()) continue;
         if (R > 0)
-          gemm(block_end - block, C, R, Operand<T>{a.h.data<T>() + block * 5 * R + q * R, 5 * R, false},
+          gemm(block_end - block, C, R, Operand<T>{a.h.data<T>() + block * QR + q * R, QR, false},
                Operand<T>{a.w2.data<T>() + q * R * C, C, false}, T(0), m, C);
         for (int64_t row = block; row < block_end; ++row)
           lerp_row<T>(a.x.data<T>() + row * C, previous_row<T>(a.x, a.carried, a.doc_start, row, seq_len, C),
@@ -99,7 +100,7 @@ void forward(const ShiftArgs& a) {
 template <class T>
 void backward(const ShiftGrad& a) {
   const int64_t seq_len = a.x.dim(1), C = a.x.dim(2), rows = a.x.dim(0) * seq_len;
-  const int64_t R = a.w2.defined() ? a.w2.dim(1) : 0;
+  const int64_t R = a.w2.defined() ? a.w2.dim(1) : 0, QR = a.count * R;
   const int64_t parts = a.scratch.dim(0), stride = a.scratch.dim(1) * C;
   T* scratch = a.scratch.data<T>();
   T* dcarried = a.dcarried.tensor.defined() ? a.dcarried.tensor.data<T>() : nullptr;
@@ -121,7 +122,7 @@ void backward(const ShiftGrad& a) {
     T* dprev = dmu + a.count * C;                    // [kShiftBlock, C]
     T* waiting = dprev + kShiftBlock * C;            // [C]
     T* m = R > 0 ? waiting + C : nullptr;            // [kShiftBlock, C]
-    T* dw2 = R > 0 ? m + kShiftBlock * C : nullptr;  // [5, R, C]
+    T* dw2 = R > 0 ? m + kShiftBlock * C : nullptr;  // [count, R, C]
     first_row[part] = begin;
     for (int64_t block = begin; block < end; block += kShiftBlock) {
       const int64_t block_end = block + kShiftBlock < end ? block + kShiftBlock : end,
@@ -131,9 +132,9 @@ void backward(const ShiftGrad& a) {
       for (int q = 0; q < a.count; ++q) {
         if (R > 0 && a.dh.tensor.defined() && !a.dout[q].defined() && !a.dh.accumulate)
           for (int64_t row = block; row < block_end; ++row)
-            std::memset(a.dh.tensor.data<T>() + row * 5 * R + q * R, 0, R * sizeof(T));
+            std::memset(a.dh.tensor.data<T>() + row * QR + q * R, 0, R * sizeof(T));
         if (!a.dout[q].defined()) continue;
-        const Operand<T> h{R > 0 ? a.h.data<T>() + block * 5 * R + q * R : nullptr, 5 * R, false};
+        const Operand<T> h{R > 0 ? a.h.data<T>() + block * QR + q * R : nullptr, QR, false};
         if (R > 0) gemm(count, C, R, h, Operand<T>{a.w2.data<T>() + q * R * C, C, false}, T(0), m, C);
         for (int64_t row = block; row < block_end; ++row) {
           const int64_t at = row - block;
@@ -148,7 +149,7 @@ void backward(const ShiftGrad& a) {
                C);
         if (a.dh.tensor.defined())
           gemm(count, R, C, Operand<T>{m, C, false}, Operand<T>{a.w2.data<T>() + q * R * C, C, true},
-               a.dh.accumulate ? T(1) : T(0), a.dh.tensor.data<T>() + block * 5 * R + q * R, 5 * R);
+               a.dh.accumulate ? T(1) : T(0), a.dh.tensor.data<T>() + block * QR + q * R, QR);
       }
       for (int64_t row = block; row < block_end; ++row) {
         T* to = previous_target(row);
@@ -173,9 +174,9 @@ void backward(const ShiftGrad& a) {
   }
   if (a.dw2.tensor.defined()) {
     T* out = a.dw2.tensor.data<T>();
-    if (!a.dw2.accumulate) std::memset(out, 0, 5 * R * C * sizeof(T));
+    if (!a.dw2.accumulate) std::memset(out, 0, QR * C * sizeof(T));
     for (int64_t part = 0; part < parts; ++part)
-      add_row<T>(scratch + part * stride + (a.count + 2 * kShiftBlock + 1) * C, out, 5 * R * C);
+      add_row<T>(scratch + part * stride + (a.count + 2 * kShiftBlock + 1) * C, out, QR * C);
   }
 }
 
