@@ -2,34 +2,16 @@
 // the published trainer.
 #include "trainer/models/rwkv6.h"
 
-#include <cmath>
-
 #include "kernels/ops/activation/activation.h"
 #include "kernels/ops/embedding/embedding.h"
 #include "kernels/ops/wkv6/wkv6.h"
-#include "trainer/nn/layers.h"
+#include "trainer/models/rwkv_parts.h"
 
 namespace rookery {
 namespace {
 
 using nn::Context;
 using nn::Scope;
-
-// Helpers of the published initial values: layer l of L, channel i of C.
-struct Ratios {
-  double r01, r10;  // l / (L - 1), 1 - l / L
-  int64_t C;
-  Ratios(int64_t layer, const Rwkv6Config& c)
-      : r01(c.num_layers > 1 ? static_cast<double>(layer) / static_cast<double>(c.num_layers - 1) : 0.0),
-        r10(1.0 - static_cast<double>(layer) / static_cast<double>(c.num_layers)),
-        C(c.hidden_size) {}
-  // 1 - ((i / C)^power + shift), evaluated in fp32 as the reference does.
-  nn::Init mix(double power, double shift = 0) const {
-    return nn::values([p = static_cast<float>(power), s = static_cast<float>(shift), c = C](int64_t i) {
-      return 1.f - (std::pow(static_cast<float>(static_cast<double>(i) / static_cast<double>(c)), p) + s);
-    });
-  }
-};
 
 struct TimeMix {
   const Rwkv6Config& c;
@@ -39,36 +21,27 @@ struct TimeMix {
   nn::Linear receptance, key, value, output, gate;
   Parameter &ln_x_weight, &ln_x_bias;
 
-  TimeMix(Scope s, const Rwkv6Config& config, int64_t layer, Ratios ratio, int64_t A)
+  TimeMix(Scope s, const Rwkv6Config& config, const LayerInit& init, int64_t A)
       : c(config),
         prefix(s.prefix()),
-        maa_x(s.param("time_maa_x", {1, 1, c.hidden_size}, ratio.mix(ratio.r10))),
-        maa_w(s.param("time_maa_w", {1, 1, c.hidden_size}, ratio.mix(ratio.r10))),
-        maa_k(s.param("time_maa_k", {1, 1, c.hidden_size}, ratio.mix(ratio.r10))),
-        maa_v(s.param("time_maa_v", {1, 1, c.hidden_size}, ratio.mix(ratio.r10, 0.3 * ratio.r01))),
-        maa_r(s.param("time_maa_r", {1, 1, c.hidden_size}, ratio.mix(0.5 * ratio.r10))),
-        maa_g(s.param("time_maa_g", {1, 1, c.hidden_size}, ratio.mix(0.5 * ratio.r10))),
+        maa_x(s.param("time_maa_x", {1, 1, c.hidden_size}, init.mix(init.r10))),
+        maa_w(s.param("time_maa_w", {1, 1, c.hidden_size}, init.mix(init.r10))),
+        maa_k(s.param("time_maa_k", {1, 1, c.hidden_size}, init.mix(init.r10))),
+        maa_v(s.param("time_maa_v", {1, 1, c.hidden_size}, init.mix(init.r10, 0.3 * init.r01))),
+        maa_r(s.param("time_maa_r", {1, 1, c.hidden_size}, init.mix(0.5 * init.r10))),
+        maa_g(s.param("time_maa_g", {1, 1, c.hidden_size}, init.mix(0.5 * init.r10))),
         maa_w1(s.param("time_maa_w1", {c.hidden_size, 5 * c.mix_rank}, nn::constant(0))),
         maa_w2(s.param("time_maa_w2", {5, c.mix_rank, c.hidden_size}, nn::uniform(-0.01, 0.01))),
-        decay(s.param("time_decay", {1, 1, A}, nn::values([A, r01 = ratio.r01](int64_t n) {
-                        const double at = A > 1 ? static_cast<double>(n) / static_cast<double>(A - 1) : 0.0;
-                        return static_cast<float>(-6.0 + 5.0 * std::pow(at, 0.7 + 1.3 * r01));
-                      }))),
+        decay(s.param("time_decay", {1, 1, A}, init.decay(A))),
         decay_w1(s.param("time_decay_w1", {c.hidden_size, c.decay_rank}, nn::constant(0))),
         decay_w2(s.param("time_decay_w2", {c.decay_rank, A}, nn::uniform(-0.01, 0.01))),
-        faaaa(s.param(
-            "time_faaaa", {A / c.head_size, c.head_size}, nn::values([A, r01 = ratio.r01](int64_t n) {
-              const double at = A > 1 ? static_cast<double>(n) / static_cast<double>(A - 1) : 0.0;
-              return static_cast<float>(r01 * (1.0 - at) + 0.1 * static_cast<double>((n + 1) % 3 - 1));
-            }))),
+        faaaa(s.param("time_faaaa", {A / c.head_size, c.head_size}, init.bonus(A))),
         receptance(s.child("receptance"), c.hidden_size, A, nn::orthogonal(1.0)),
         key(s.child("key"), c.hidden_size, A, nn::orthogonal(0.1)),
         value(s.child("value"), c.hidden_size, A, nn::orthogonal(1.0)),
         output(s.child("output"), A, c.hidden_size, nn::constant(0)),
         gate(s.child("gate"), c.hidden_size, A, nn::orthogonal(0.1)),
-        ln_x_weight(s.param(
-            "ln_x.weight", {A},
-            nn::constant(std::pow(static_cast<double>(1 + layer) / static_cast<double>(c.num_layers), 0.7)))),
+        ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x())),
         ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
 
   // x: layer-normed input [B, T, C]; result: [B, T, C].
@@ -98,54 +71,28 @@ struct TimeMix {
   }
 };
 
-struct ChannelMix {
-  std::string prefix;
-  Parameter &maa_k, &maa_r;
-  nn::Linear key, receptance, value;
-
-  ChannelMix(Scope s, const Rwkv6Config& c, Ratios ratio)
-      : prefix(s.prefix()),
-        maa_k(s.param("time_maa_k", {1, 1, c.hidden_size}, ratio.mix(std::pow(ratio.r10, c.ffn_mix_power)))),
-        maa_r(s.param("time_maa_r", {1, 1, c.hidden_size}, ratio.mix(std::pow(ratio.r10, c.ffn_mix_power)))),
-        key(s.child("key"), c.hidden_size, c.ffn_size, nn::orthogonal(1.0)),
-        receptance(s.child("receptance"), c.hidden_size, c.hidden_size, nn::constant(0)),
-        value(s.child("value"), c.ffn_size, c.hidden_size, nn::constant(0)) {}
-
-  Var operator()(Context& cx, const Var& x) const {
-    const ops::Previous previous = cx.seq.previous(prefix + "shift");
-    cx.seq.leave_last_token(prefix + "shift", x);
-    const auto mixed = ops::shift_lerp(x, previous, {cx(maa_k), cx(maa_r)});
-    const Var k = ops::relu_sq(key(cx, mixed[0]));  // [B, T, F]
-    return ops::sigmoid_mul(receptance(cx, mixed[1]), value(cx, k));
-  }
-};
-
 struct Block {
   nn::LayerNorm ln1, ln2;
   TimeMix att;
-  ChannelMix ffn;
-  Block(Scope s, const Rwkv6Config& c, int64_t layer, int64_t A)
+  FinchChannelMix ffn;
+  Block(Scope s, const Rwkv6Config& c, const LayerInit& init, int64_t A)
       : ln1(s.child("ln1"), c.hidden_size),
         ln2(s.child("ln2"), c.hidden_size),
-        att(s.child("att"), c, layer, Ratios(layer, c), A),
-        ffn(s.child("ffn"), c, Ratios(layer, c)) {}
+        att(s.child("att"), c, init, A),
+        ffn(s.child("ffn"), c.hidden_size, c.ffn_size, init, c.ffn_mix_power) {}
 };
 
 class Rwkv6 : public Model {
  public:
   explicit Rwkv6(const Rwkv6Config& config)
       : c_(config.resolved()),
-        emb_(
-            Scope(parameters).param("emb.weight", {c_.vocab_size, c_.hidden_size}, nn::uniform(-1e-4, 1e-4))),
+        emb_(Scope(parameters).param("emb.weight", {c_.vocab_size, c_.hidden_size}, embedding_init())),
         ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c_.hidden_size),
         blocks_(make_blocks()),
         ln_out_(Scope(parameters).child("ln_out"), c_.hidden_size),
         head_(Scope(parameters)
                   .param("head.weight", {c_.vocab_size, c_.hidden_size},
-                         nn::orthogonal(c_.vocab_size > c_.hidden_size
-                                            ? 0.5 * std::sqrt(static_cast<double>(c_.vocab_size) /
-                                                              static_cast<double>(c_.hidden_size))
-                                            : 0.5))) {}
+                         head_init(c_.vocab_size, c_.hidden_size))) {}
 
   Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
   int64_t num_blocks() const override { return c_.num_layers; }
@@ -178,7 +125,8 @@ class Rwkv6 : public Model {
     std::vector<std::unique_ptr<Block>> blocks;
     for (int64_t i = 0; i < c_.num_layers; ++i)
       blocks.push_back(std::make_unique<Block>(Scope(parameters).child("blocks").child(std::to_string(i)), c_,
-                                               i, c_.num_heads * c_.head_size));
+                                               LayerInit(i, c_.num_layers, c_.hidden_size),
+                                               c_.num_heads * c_.head_size));
     return blocks;
   }
 

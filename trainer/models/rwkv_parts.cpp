@@ -1,0 +1,68 @@
+#include "trainer/models/rwkv_parts.h"
+
+#include <cmath>
+
+#include "kernels/ops/activation/activation.h"
+
+namespace rookery {
+namespace {
+
+// n / (width - 1), in double as the reference does.
+double position(int64_t n, int64_t width) {
+  return width > 1 ? static_cast<double>(n) / static_cast<double>(width - 1) : 0.0;
+}
+
+}  // namespace
+
+LayerInit::LayerInit(int64_t l, int64_t L, int64_t channels)
+    : layer(l),
+      num_layers(L),
+      C(channels),
+      r01(L > 1 ? static_cast<double>(l) / static_cast<double>(L - 1) : 0.0),
+      r10(1.0 - static_cast<double>(l) / static_cast<double>(L)) {}
+
+nn::Init LayerInit::mix(double power, double shift) const {
+  return nn::values([p = static_cast<float>(power), s = static_cast<float>(shift), c = C](int64_t i) {
+    return 1.f - (std::pow(static_cast<float>(static_cast<double>(i) / static_cast<double>(c)), p) + s);
+  });
+}
+
+nn::Init LayerInit::decay(int64_t width) const {
+  return nn::values([width, r = r01](int64_t n) {
+    return static_cast<float>(-6.0 + 5.0 * std::pow(position(n, width), 0.7 + 1.3 * r));
+  });
+}
+
+nn::Init LayerInit::bonus(int64_t width) const {
+  return nn::values([width, r = r01](int64_t n) {
+    return static_cast<float>(r * (1.0 - position(n, width)) + 0.1 * static_cast<double>((n + 1) % 3 - 1));
+  });
+}
+
+nn::Init LayerInit::ln_x() const {
+  return nn::constant(std::pow(static_cast<double>(1 + layer) / static_cast<double>(num_layers), 0.7));
+}
+
+nn::Init embedding_init() { return nn::uniform(-1e-4, 1e-4); }
+
+nn::Init head_init(int64_t V, int64_t C) {
+  return nn::orthogonal(V > C ? 0.5 * std::sqrt(static_cast<double>(V) / static_cast<double>(C)) : 0.5);
+}
+
+FinchChannelMix::FinchChannelMix(nn::Scope s, int64_t C, int64_t F, const LayerInit& init, int64_t power)
+    : prefix(s.prefix()),
+      maa_k(s.param("time_maa_k", {1, 1, C}, init.mix(std::pow(init.r10, power)))),
+      maa_r(s.param("time_maa_r", {1, 1, C}, init.mix(std::pow(init.r10, power)))),
+      key(s.child("key"), C, F, nn::orthogonal(1.0)),
+      receptance(s.child("receptance"), C, C, nn::constant(0)),
+      value(s.child("value"), F, C, nn::constant(0)) {}
+
+Var FinchChannelMix::operator()(nn::Context& cx, const Var& x) const {
+  const ops::Previous previous = cx.seq.previous(prefix + "shift");
+  cx.seq.leave_last_token(prefix + "shift", x);
+  const auto mixed = ops::shift_lerp(x, previous, {cx(maa_k), cx(maa_r)});
+  const Var k = ops::relu_sq(key(cx, mixed[0]));  // [B, T, F]
+  return ops::sigmoid_mul(receptance(cx, mixed[1]), value(cx, k));
+}
+
+}  // namespace rookery

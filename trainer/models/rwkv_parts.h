@@ -1,0 +1,37 @@
+// rwkv_parts.h: what several RWKV models have in common: initial values that depend on the layer
+// (rwkv-common 6) and Finch's channel mixing. Who uses them: rwkv6.cpp, finch_c2.cpp, goldfinch.cpp.
+#pragma once
+
+#include <string>
+
+#include "trainer/nn/layers.h"
+
+namespace rookery {
+
+// Initial values of layer l of L; channel i of C.
+struct LayerInit {
+  int64_t layer, num_layers, C;
+  double r01, r10;  // l / (L - 1) (0 for one layer), 1 - l / L
+  LayerInit(int64_t layer, int64_t num_layers, int64_t channels);
+
+  nn::Init mix(double power, double shift = 0) const;  // 1 - ((i / C)^power + shift), in fp32 as published
+  nn::Init decay(int64_t width) const;                 // -6 + 5 (n / (width - 1))^(0.7 + 1.3 r01)
+  nn::Init bonus(int64_t width) const;                 // r01 (1 - n / (width - 1)) + 0.1 ((n + 1) mod 3 - 1)
+  nn::Init ln_x() const;                               // ((1 + l) / L)^0.7
+};
+
+nn::Init embedding_init();                                 // U(-1e-4, 1e-4)
+nn::Init head_init(int64_t vocab_size, int64_t channels);  // orthogonal, gain 0.5 sqrt(V / C) or 0.5
+
+// sigmoid(xr W_rec^T) * (relu(xk W_key^T)^2 W_val^T), xk and xr mixed with the token before (rwkv6-finch 5).
+struct FinchChannelMix {
+  std::string prefix;
+  Parameter &maa_k, &maa_r;
+  nn::Linear key, receptance, value;
+
+  // power: of r10 in the exponent of the initial mix: 3 in the current trainer, 1 in the papers.
+  FinchChannelMix(nn::Scope s, int64_t channels, int64_t ffn_size, const LayerInit& init, int64_t power);
+  Var operator()(nn::Context& cx, const Var& x) const;  // x: layer-normed input [B, T, C]
+};
+
+}  // namespace rookery
