@@ -58,10 +58,11 @@ TEST(TokenShift, ShiftLerp) {
     for (const bool carried : {false, true})
       for (const bool starts : {false, true})
         for (const int count : {1, 2, 6}) {
+          if (count == 6 && carried != starts) continue;
           OpCase c(str("shift_lerp B", s.B, " T", s.T, " C", s.C, carried ? " carried" : "",
                        starts ? " starts" : "", " mixes ", count));
           add_inputs(c, s, carried, starts);
-          for (int q = 0; q < count; ++q) c.input(str("mu", q), {1, 1, s.C}, {0, 1});
+          for (int q = 0; q < count; ++q) c.input(str("mu", q), {1, 1, s.C}, {0, 0.8});
           c.bits_depend_on_threads = true;  // dmu
           c.run = [=](const Named<Var>& in) {
             std::vector<Var> mu;
