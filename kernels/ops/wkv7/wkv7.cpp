@@ -1,0 +1,59 @@
+// wkv7.cpp: shapes, strips, scratch, tape record.
+#include "kernels/ops/wkv7/wkv7.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+#include <vector>
+
+namespace rookery::ops {
+namespace {
+
+constexpr auto kForward = RK_KERNEL(wkv7_forward);
+constexpr auto kBackward = RK_KERNEL(wkv7_backward);
+
+}  // namespace
+
+Wkv7Out wkv7(const Var& r, const Var& w, const Var& k, const Var& v, const Var& a, const Var& b,
+             Wkv7Decay decay, const Var& state0, const Tensor& doc_start) {
+  const auto [B, T, H, N] = r.value().dims<4>("[wkv7] r");
+  for (const auto& [name, x] : {std::pair("w", &w), {"k", &k}, {"v", &v}, {"a", &a}, {"b", &b}}) {
+    check_shape(x->value(), r.shape(), str("[wkv7] ", name));
+  }
+  if (state0.defined()) check_shape(state0.value(), {B, H, N, N}, "[wkv7] state0");
+  if (doc_start.defined()) check_shape(doc_start, {B, T}, "[wkv7] doc_start");
+  Device& device = r.value().device();
+  const DType dtype = r.value().dtype();
+  const int64_t threads = device.pool().num_threads();
+  // Heads of all sequences are shared out over the threads; where they are fewer, their columns are cut too.
+  const int64_t strips = std::clamp<int64_t>((threads + B * H - 1) / (B * H), 1, wkv7_padded(N) / kWkv7Pad);
+
+  bool tracked = false;
+  for (const Var* x : {&r, &w, &k, &v, &a, &b, &state0}) tracked = tracked || x->tracked();
+  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, dtype, device);
+  const Tensor read = tracked ? empty_like(r.value()) : Tensor();
+  kForward(device,
+           {r.value(), w.value(), k.value(), v.value(), a.value(), b.value(), state0.value(), doc_start,
+            decay, y, state, read, strips, empty({threads, wkv7_forward_scratch(N)}, dtype, device)});
+  // The states are not kept: the backward pass recomputes them head by head. With `read`, which is as large
+  // as r, that takes 6 of its 16 N^2 multiply-adds per token.
+  std::vector<Var> out = record(
+      "wkv7", {r, w, k, v, a, b, state0}, std::array{y, state},
+      [=, r = r.value(), w = w.value(), k = k.value(), v = v.value(), a = a.value(), b = b.value(),
+       state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
+        Device& dev = r.device();
+        const Tensor dy = grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);
+        Wkv7Grad x{r,       w,  k,  v,  a,  b,  state0, doc_start, decay,  read, dy,
+                   grad[1], {}, {}, {}, {}, {}, {},     {},        strips, {},   {}};
+        for (Tensor* d : {&x.dr, &x.dw, &x.dk, &x.dv, &x.da, &x.db}) *d = empty_like(r);
+        if (g.wants(6)) x.dstate0 = empty_like(state0);
+        x.scratch = empty({threads, wkv7_backward_scratch(T, N)}, dtype, dev);
+        if (strips > 1) x.parts = empty({strips, 5, B, T, H, N}, dtype, dev);
+        kBackward(dev, x);
+        g.give(0, x.dr), g.give(1, x.dw), g.give(2, x.dk), g.give(3, x.dv), g.give(4, x.da), g.give(5, x.db);
+        if (g.wants(6)) g.give(6, x.dstate0);
+      });
+  return {out[0], out[1]};
+}
+
+}  // namespace rookery::ops

@@ -1,0 +1,66 @@
+// wkv7.h: the state recurrence of RWKV-7 (Goose) with its initial and final state (rwkv7-goose 2, 3, 4).
+// Shapes, tape record: wkv7.cpp. Bodies: wkv7_cpu.cpp. One token at a time, as a plain loop:
+// tests/kernels/wkv7_test.cpp.
+#pragma once
+
+#include "kernels/autograd/autograd.h"
+#include "kernels/ops/backend.h"
+
+namespace rookery {
+
+// How the decay per channel follows from the op's input w.
+enum class Wkv7Decay : uint8_t {
+  kSigmoid,  // exp(-e^(-1/2) sigmoid(w)), in (0.545, 1): the model
+  kExpExp,   // exp(-exp(w)): any decay; test vectors
+};
+
+namespace ops {
+
+struct Wkv7Out {
+  Var y;      // [B, T, H, N]
+  Var state;  // [B, H, N, N]: after the last token
+};
+
+// S_t = S_{t-1} (diag(decay(w_t)) + a_t b_t^T) + v_t k_t^T,  y_t = S_t r_t, for each sequence and head.
+// r, w, k, v, a, b: [B, T, H, N]. state0: [B, H, N, N], [value, key]; undefined: zero. doc_start: u8 [B, T],
+// undefined: nowhere; where it is 1 the state is zero before that token. Two calls that hand the state on
+// give the bits of one call.
+Wkv7Out wkv7(const Var& r, const Var& w, const Var& k, const Var& v, const Var& a, const Var& b,
+             Wkv7Decay decay, const Var& state0 = Var(), const Tensor& doc_start = Tensor());
+
+}  // namespace ops
+
+// A head's value columns may be cut in strips, so that there is work for every thread. Rows are padded to a
+// multiple of kWkv7Pad elements; a strip is a multiple of that many columns.
+inline constexpr int64_t kWkv7Pad = 32;
+inline constexpr int64_t kWkv7Block = 16;  // tokens between two states that the backward pass keeps
+inline int64_t wkv7_padded(int64_t N) { return (N + kWkv7Pad - 1) / kWkv7Pad * kWkv7Pad; }
+// Elements of scratch per thread: forward a state and some rows; backward also a state per block of the
+// sequence, one per token of a block, the rows of a block, and the decays.
+inline int64_t wkv7_forward_scratch(int64_t N) { return (wkv7_padded(N) + 12) * wkv7_padded(N); }
+inline int64_t wkv7_backward_scratch(int64_t T, int64_t N) {
+  const int64_t P = wkv7_padded(N), states = (T + kWkv7Block - 1) / kWkv7Block + kWkv7Block + 2;
+  return (states * P + T + 8 * kWkv7Block + 8) * P;
+}
+struct Wkv7Args {
+  Tensor r, w, k, v, a, b, state0, doc_start;  // the last two may be undefined
+  Wkv7Decay decay;
+  Tensor y, state;
+  Tensor read;     // [B, T, H, N]: S_{t-1} a_t, for the backward pass; undefined: not wanted
+  int64_t strips;  // per head
+  Tensor scratch;  // [threads, wkv7_forward_scratch]
+};
+struct Wkv7Grad {
+  Tensor r, w, k, v, a, b, state0, doc_start;
+  Wkv7Decay decay;
+  Tensor read;
+  Tensor dy, dstate;                       // dstate undefined: zero
+  Tensor dr, dw, dk, dv, da, db, dstate0;  // overwritten; dstate0 may be undefined
+  int64_t strips;
+  Tensor scratch;  // [threads, wkv7_backward_scratch]
+  Tensor parts;    // with several strips: [strips, 5, B, T, H, N] for their shares of dr, dw, dk, da, db
+};
+RK_BACKENDS(void wkv7_forward(const Wkv7Args&))
+RK_BACKENDS(void wkv7_backward(const Wkv7Grad&))
+
+}  // namespace rookery

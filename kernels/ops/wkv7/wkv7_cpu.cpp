@@ -1,0 +1,495 @@
+// wkv7_cpu.cpp: the WKV7 recurrence on the CPU, forward and backward, for one (sequence, head, strip of value
+// columns) at a time. Formulas of one token: tests/kernels/wkv7_test.cpp. Arguments and scratch: wkv7.h.
+//
+// Value columns never mix: column j of the state sees v[j] and the read p[j] = sum_i a[i] S[i,j] alone. Both
+// passes use that to keep what they need in registers. The decay only multiplies, so any decay is exact.
+//
+// The forward pass keeps the state [key, value], so that p and y are sums over rows. One sweep updates the
+// state with token t, reads y_t and the p of token t+1: 5 multiply-adds per state element and token.
+//
+// The backward pass keeps the states S and their gradient D [value, key]: most gradients are then sums over
+// rows, and dv and dp cross the lanes of a vector. With p from the forward pass, a row of S needs nothing of
+// the others, so rows stay in registers over a block of tokens. Multiply-adds per state element and token:
+// the state at every 16th token 3, those between 3, the gradients 10; together 16.
+#include <cstdint>
+
+#include "kernels/ops/math/lanes.h"
+#include "kernels/ops/math/vmath.h"
+#include "kernels/ops/wkv7/wkv7.h"
+
+namespace rookery::RK_BACKEND {
+namespace {
+
+#define RK_INLINE static inline __attribute__((always_inline))
+
+constexpr int kMostVectors = kVectorBytes == 64 ? 4 : 2;  // of a tile: AVX-512 has twice the registers
+constexpr int kRows = 4;                                  // of S that stay in registers over a block
+constexpr int kPrefetch = 8;                              // tokens ahead
+
+// The tensors of a call as pointers; null where undefined.
+template <class T>
+struct Inputs {
+  int64_t B, tokens, H, N;
+  const T *r, *w, *k, *v, *a, *b, *state0;
+  const uint8_t* doc_start;
+  Wkv7Decay decay;
+  int64_t strips;
+};
+
+// One strip of value columns [first, first + J) of one head, rows padded to P keys. The last `J - columns`
+// are padding.
+template <class T>
+struct Strip {
+  int64_t b, h, first, J, P, columns;
+  int64_t row_at(const Inputs<T>& in, int64_t t) const { return ((b * in.tokens + t) * in.H + h) * in.N; }
+  int64_t state_at(const Inputs<T>& in) const { return ((b * in.H + h) * in.N + first) * in.N; }
+};
+template <class T>
+RK_INLINE Strip<T> strip_of(const Inputs<T>& in, int64_t item) {
+  const int64_t units = wkv7_padded(in.N) / kWkv7Pad;
+  const int64_t s = item % in.strips, head = item / in.strips;
+  const int64_t first = units * s / in.strips * kWkv7Pad, last = units * (s + 1) / in.strips * kWkv7Pad;
+  return {head / in.H,  head % in.H,      first,
+          last - first, units * kWkv7Pad, last < in.N ? last - first : in.N - first};
+}
+
+// Calls tile.template operator()<C>(begin) for tiles of C vectors that cover n elements, n a multiple of
+// kWkv7Pad.
+template <class T, class F>
+RK_INLINE void for_tiles(int64_t n, F&& tile) {
+  constexpr int W = Simd<T>::kLanes;
+  int64_t at = 0;
+  for (; at + kMostVectors * W <= n; at += kMostVectors * W) tile.template operator()<kMostVectors>(at);
+  for (; at < n; at += 2 * W) tile.template operator()<2>(at);
+}
+
+// A row of `count` elements, or a copy in `stage` with zeros up to `padded`. Rows are too short for the
+// processor to foresee which comes `ahead` elements later.
+template <class T>
+RK_INLINE const T* padded_row(T* stage, int64_t padded, const T* from, int64_t count, int64_t ahead) {
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + ahead + i);
+  if (count == padded) return from;
+  fill(stage, padded, T(0));
+  copy_row(stage, from, count);
+  return stage;
+}
+
+constexpr double kC = 0.6065306597126334;  // e^(-1/2)
+
+template <class T>
+RK_INLINE void decays(T* out, const T* w, int64_t P, Wkv7Decay kind) {
+  if (kind == Wkv7Decay::kSigmoid) {
+#pragma omp simd
+    for (int64_t i = 0; i < P; ++i) out[i] = vexp(T(-kC) * vsigmoid(w[i]));
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < P; ++i) out[i] = vexp(-vexp(w[i]));
+  }
+}
+
+// From the gradient of the decay to that of w.
+template <class T>
+RK_INLINE void decay_gradients(T* dw, const T* decay, const T* w, int64_t P, Wkv7Decay kind) {
+  if (kind == Wkv7Decay::kSigmoid) {
+#pragma omp simd
+    for (int64_t i = 0; i < P; ++i) dw[i] *= T(-kC) * decay[i] * vsigmoid(w[i]) * vsigmoid(-w[i]);
+  } else {
+    // Where the decay is 0, exp(w) may be infinite.
+#pragma omp simd
+    for (int64_t i = 0; i < P; ++i)
+      dw[i] = decay[i] > T(0) ? -vexp(w[i]) * decay[i] * dw[i] : (decay[i] == T(0) ? T(0) : decay[i]);
+  }
+}
+
+// What the tokens of a sequence do to the state, for each key.
+template <class T>
+struct Keys {
+  const T *r, *w, *k, *a, *b;
+};
+
+// C vectors of value columns: p = S a over all keys.
+template <class T, int C>
+RK_INLINE void read_tile(T* p, const T* S, const T* a, int64_t J, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec sum[C] = {};
+  for (int64_t i = 0; i < P; ++i, S += J) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) sum[q] += a[i] * load(S + q * W);
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) store(p + q * W, sum[q]);
+}
+
+// The same columns, one token: S <- w S + b p + k v, y = r S, p <- a S with the a of the next token.
+template <class T, int C>
+RK_INLINE void forward_tile(T* S, T* y, T* p, const T* v, const Keys<T>& x, int64_t J, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec pp[C], vv[C], yy[C] = {}, next[C] = {};
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) pp[q] = load(p + q * W), vv[q] = load(v + q * W);
+  for (int64_t i = 0; i < P; ++i, S += J) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) {
+      Vec state = load(S + q * W) * x.w[i];
+      state += x.b[i] * pp[q];
+      state += x.k[i] * vv[q];
+      store(S + q * W, state);
+      yy[q] += x.r[i] * state;
+      next[q] += x.a[i] * state;
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) store(y + q * W, yy[q]), store(p + q * W, next[q]);
+}
+
+template <class T>
+struct Outputs {
+  T *y, *state, *read;
+};
+
+template <class T>
+void forward_strip(const Inputs<T>& in, const Outputs<T>& out, const Strip<T>& x, T* memory) {
+  const int64_t N = in.N, P = x.P, J = x.J, stride = in.H * N, ahead = kPrefetch * stride;
+  Scratch<T> scratch{memory};
+  T *S = scratch.take(P * J), *w = scratch.take(P), *zeros = scratch.take(P), *p = scratch.take(J),
+    *y_stage = scratch.take(J), *v_stage = scratch.take(J), *stage = scratch.take(5 * P);
+  fill(S, P * J, T(0));
+  fill(zeros, P, T(0));
+  if (in.state0) {
+    const T* from = in.state0 + x.state_at(in);
+    for (int64_t j = 0; j < x.columns; ++j) {
+      for (int64_t i = 0; i < N; ++i) S[i * J + j] = from[j * N + i];
+    }
+  }
+  const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
+  const T* a = padded_row(stage, P, in.a + x.row_at(in, 0), N, ahead);
+  for_tiles<T>(J, [&]<int C>(int64_t j) { read_tile<T, C>(p + j, S + j, a, J, P); });
+  for (int64_t t = 0; t < in.tokens; ++t) {
+    const int64_t at = x.row_at(in, t);
+    if (doc_start && doc_start[t]) fill(S, P * J, T(0)), fill(p, J, T(0));
+    if (out.read) copy_row(out.read + at + x.first, p, x.columns);
+    decays(w, padded_row(stage, P, in.w + at, N, ahead), P, in.decay);
+    const T* next = t + 1 < in.tokens ? padded_row(stage + P, P, in.a + at + stride, N, ahead) : zeros;
+    const Keys<T> keys{padded_row(stage + 2 * P, P, in.r + at, N, ahead), w,
+                       padded_row(stage + 3 * P, P, in.k + at, N, ahead), next,
+                       padded_row(stage + 4 * P, P, in.b + at, N, ahead)};
+    const T* v = padded_row(v_stage, J, in.v + at + x.first, x.columns, ahead);
+    T* y = out.y + at + x.first;
+    T* to = x.columns == J ? y : y_stage;
+    for_tiles<T>(J, [&]<int C>(int64_t j) { forward_tile<T, C>(S + j, to + j, p + j, v + j, keys, J, P); });
+    if (to != y) copy_row(y, to, x.columns);
+  }
+  T* to = out.state + x.state_at(in);
+  for (int64_t j = 0; j < x.columns; ++j) {
+    for (int64_t i = 0; i < N; ++i) to[j * N + i] = S[i * J + j];
+  }
+}
+
+// A block's rows: what its tokens do to the state, and what they put into it.
+template <class T>
+struct Block {
+  Keys<T> keys[kWkv7Block];
+  const T *v[kWkv7Block], *p[kWkv7Block], *dy[kWkv7Block];
+};
+
+// kRows rows of C vectors of keys, over tokens [begin, end) of a block: S <- S w + p b + v k. With kKeep the
+// state after each token x goes to `to + x * step`, else the last one to `to`.
+template <class T, int C, bool kKeep>
+RK_INLINE void advance_tile(T* to, int64_t step, const T* from, const Block<T>& x, int begin, int end,
+                            int64_t row, int64_t key, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec S[kRows][C];
+#pragma GCC unroll 4
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) S[i][q] = load(from + (row + i) * P + key + q * W);
+  }
+  for (int t = begin; t < end; ++t) {
+    const T *v = x.v[t] + row, *p = x.p[t] + row;
+    const Keys<T>& keys = x.keys[t];
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) {
+      const Vec w = load(keys.w + key + q * W), b = load(keys.b + key + q * W),
+                k = load(keys.k + key + q * W);
+#pragma GCC unroll 4
+      for (int i = 0; i < kRows; ++i) {
+        S[i][q] *= w;
+        S[i][q] += p[i] * b;
+        S[i][q] += v[i] * k;
+        if constexpr (kKeep) store(to + t * step + (row + i) * P + key + q * W, S[i][q]);
+      }
+    }
+  }
+  if constexpr (!kKeep) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int q = 0; q < C; ++q) store(to + (row + i) * P + key + q * W, S[i][q]);
+    }
+  }
+}
+
+// Sums over the value rows that a token's gradients are.
+template <class T>
+struct Sums {
+  T *dr, *dw, *dk, *da, *db;  // [P]
+  T* across;                  // [J, 2]: dv and dp
+};
+
+// C vectors of keys, over all value rows of a strip: D <- D + dy r, the gradient of the state after the
+// token; and what can be read off it. `first` overwrites the sums over keys, else they grow.
+template <class T, int C>
+RK_INLINE void gather_tile(const Sums<T>& out, T* D, const T* before, const T* after, const Block<T>& x,
+                           int t, bool first, int64_t key, int64_t J, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  constexpr int R = W / 2;  // rows whose two lane sums fill a vector
+  const T *v = x.v[t], *p = x.p[t], *dy = x.dy[t];
+  const T *r = x.keys[t].r + key, *k = x.keys[t].k + key, *b = x.keys[t].b + key;
+  D += key, before += key, after += key;
+  Vec dr[C] = {}, dw[C] = {}, dk[C] = {}, db[C] = {};
+  for (int64_t j = 0; j < J; j += R) {
+    Vec folded[R];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i, D += P, before += P, after += P) {
+      Vec with_k = {}, with_b = {};
+#pragma GCC unroll 4
+      for (int q = 0; q < C; ++q) {
+        const Vec d = load(D + q * W) + dy[j + i] * load(r + q * W);
+        store(D + q * W, d);
+        with_k += d * load(k + q * W);
+        with_b += d * load(b + q * W);
+        dr[q] += dy[j + i] * load(after + q * W);
+        dw[q] += d * load(before + q * W);
+        dk[q] += v[j + i] * d;
+        db[q] += p[j + i] * d;
+      }
+      folded[i] = fold<1>(with_k, with_b, std::make_integer_sequence<int, W>());
+    }
+    Vec sums = lane_sums<T, 2>(folded);
+    if (!first) sums += load(out.across + 2 * j);
+    store(out.across + 2 * j, sums);
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) {
+    store(out.dr + key + q * W, dr[q]), store(out.dw + key + q * W, dw[q]);
+    store(out.dk + key + q * W, dk[q]), store(out.db + key + q * W, db[q]);
+  }
+}
+
+// The same vectors, once dp is complete: da = dp S, D <- D w + dp a, the gradient of the state before the
+// token.
+template <class T, int C>
+RK_INLINE void leave_tile(const Sums<T>& out, T* D, const T* before, const Keys<T>& x, int64_t key, int64_t J,
+                          int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  D += key, before += key;
+  Vec da[C] = {}, w[C], a[C];
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) w[q] = load(x.w + key + q * W), a[q] = load(x.a + key + q * W);
+  for (int64_t j = 0; j < J; ++j, D += P, before += P) {
+    const T dp = out.across[2 * j + 1];
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) {
+      da[q] += dp * load(before + q * W);
+      store(D + q * W, load(D + q * W) * w[q] + dp * a[q]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) store(out.da + key + q * W, da[q]);
+}
+
+// Gradients of one strip: dr, dw, dk, da and db are its share of them.
+template <class T>
+struct Gradients {
+  const T *read, *dy, *dstate;
+  T *dr, *dw, *dk, *dv, *da, *db, *dstate0;
+};
+
+template <class T>
+void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& x, T* memory) {
+  const int64_t N = in.N, P = x.P, J = x.J, state = J * P;
+  const int64_t blocks = (in.tokens + kWkv7Block - 1) / kWkv7Block;
+  Scratch<T> scratch{memory};
+  T *states = scratch.take(blocks * state), *after = scratch.take(kWkv7Block * state),
+    *zeros = scratch.take(state), *D = scratch.take(state), *w = scratch.take(in.tokens * P),
+    *stage = scratch.take(kWkv7Block * 5 * P), *value_stage = scratch.take(kWkv7Block * 3 * J),
+    *out = scratch.take(5 * P), *across = scratch.take(2 * J);
+  const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
+  const auto starts = [&](int64_t t) { return doc_start && doc_start[t]; };
+
+  const auto state_in = [&](T* to, const T* from) {
+    fill(to, state, T(0));
+    if (!from) return;
+    for (int64_t j = 0; j < x.columns; ++j) copy_row(to + j * P, from + x.state_at(in) + j * N, N);
+  };
+  fill(zeros, state, T(0));
+  state_in(states, in.state0);
+  state_in(D, g.dstate);
+
+  Block<T> block;
+  // The rows of tokens [begin, end), the ones a block later fetched ahead.
+  const auto load_block = [&](int64_t begin, int64_t end, int64_t ahead, bool first_pass) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t at = x.row_at(in, t), n = t - begin, value_at = at + x.first;
+      T *keys = stage + n * 5 * P, *values = value_stage + n * 3 * J;
+      const auto key_row = [&](int q, const T* from) {
+        return padded_row(keys + q * P, P, from + at, N, ahead);
+      };
+      const auto value_row = [&](int q, const T* from) {
+        return padded_row(values + q * J, J, from + value_at, x.columns, ahead);
+      };
+      block.v[n] = value_row(0, in.v), block.p[n] = value_row(1, g.read);
+      block.keys[n].w = w + t * P, block.keys[n].k = key_row(0, in.k), block.keys[n].b = key_row(1, in.b);
+      if (first_pass) {
+        decays(w + t * P, key_row(2, in.w), P, in.decay);
+      } else {
+        block.dy[n] = value_row(2, g.dy);
+        block.keys[n].r = key_row(3, in.r), block.keys[n].a = key_row(4, in.a);
+      }
+    }
+  };
+  const auto advance = [&]<bool kKeep>(T* to, const T* from, int begin, int end) {
+    for_tiles<T>(P, [&]<int C>(int64_t key) {
+      for (int64_t row = 0; row < J; row += kRows)
+        advance_tile<T, C, kKeep>(to, state, from, block, begin, end, row, key, P);
+    });
+  };
+
+  // The state at the start of every block.
+  const int64_t ahead = kWkv7Block * in.H * N;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t begin = i * kWkv7Block,
+                  end = begin + kWkv7Block < in.tokens ? begin + kWkv7Block : in.tokens;
+    load_block(begin, end, ahead, true);
+    T* now = states + i * state;
+    if (starts(begin)) fill(now, state, T(0));
+    if (end == in.tokens) break;
+    int64_t last_start = begin;  // what came before it in this block leaves no trace
+    for (int64_t t = begin + 1; t < end; ++t) {
+      if (starts(t)) last_start = t;
+    }
+    advance.template operator()<false>(now + state, last_start > begin ? zeros : now, int(last_start - begin),
+                                       int(end - begin));
+  }
+
+  for (int64_t i = blocks - 1; i >= 0; --i) {
+    const int64_t begin = i * kWkv7Block,
+                  end = begin + kWkv7Block < in.tokens ? begin + kWkv7Block : in.tokens;
+    const int count = int(end - begin);
+    load_block(begin, end, -ahead, false);
+    // The states before and after each token.
+    const T* before[kWkv7Block];
+    for (int from = 0, to; from < count; from = to) {
+      before[from] = from == 0 ? states + i * state : zeros;
+      for (to = from + 1; to < count && !starts(begin + to); ++to) before[to] = after + (to - 1) * state;
+      advance.template operator()<true>(after, before[from], from, to);
+    }
+    for (int t = count - 1; t >= 0; --t) {
+      const int64_t at = x.row_at(in, begin + t);
+      const bool whole = N == P;
+      const Sums<T> sums{whole ? g.dr + at : out,         whole ? g.dw + at : out + P,
+                         whole ? g.dk + at : out + 2 * P, whole ? g.da + at : out + 3 * P,
+                         whole ? g.db + at : out + 4 * P, across};
+      for_tiles<T>(P, [&]<int C>(int64_t key) {
+        gather_tile<T, C>(sums, D, before[t], after + t * state, block, t, key == 0, key, J, P);
+      });
+      for_tiles<T>(
+          P, [&]<int C>(int64_t key) { leave_tile<T, C>(sums, D, before[t], block.keys[t], key, J, P); });
+      const T* raw = padded_row(stage + t * 5 * P + 2 * P, P, in.w + at, N, -ahead);
+      decay_gradients(sums.dw, w + (begin + t) * P, raw, P, in.decay);
+      if (!whole) {
+        copy_row(g.dr + at, sums.dr, N), copy_row(g.dw + at, sums.dw, N), copy_row(g.dk + at, sums.dk, N);
+        copy_row(g.da + at, sums.da, N), copy_row(g.db + at, sums.db, N);
+      }
+      T* dv = g.dv + at + x.first;
+      for (int64_t j = 0; j < x.columns; ++j) dv[j] = across[2 * j];
+      if (starts(begin + t)) fill(D, state, T(0));
+    }
+  }
+  if (g.dstate0) {
+    T* to = g.dstate0 + x.state_at(in);
+    for (int64_t j = 0; j < x.columns; ++j) copy_row(to + j * N, D + j * P, N);
+  }
+}
+
+template <class T>
+RK_INLINE T* pointer(const Tensor& t) {
+  return t.defined() ? t.data<T>() : nullptr;
+}
+template <class T, class Args>
+RK_INLINE Inputs<T> inputs(const Args& a) {
+  return {a.r.dim(0),
+          a.r.dim(1),
+          a.r.dim(2),
+          a.r.dim(3),
+          a.r.template data<T>(),
+          a.w.template data<T>(),
+          a.k.template data<T>(),
+          a.v.template data<T>(),
+          a.a.template data<T>(),
+          a.b.template data<T>(),
+          pointer<T>(a.state0),
+          pointer<uint8_t>(a.doc_start),
+          a.decay,
+          a.strips};
+}
+
+template <class T>
+RK_INLINE void forward(const Wkv7Args& a) {
+  const Inputs<T> in = inputs<T>(a);
+  const Outputs<T> out{a.y.data<T>(), a.state.data<T>(), pointer<T>(a.read)};
+  T* scratch = a.scratch.data<T>();
+  parallel_parts(a.r.device().pool(), in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
+    for (int64_t item = begin; item < end; ++item) {
+      forward_strip(in, out, strip_of(in, item), scratch + part * wkv7_forward_scratch(in.N));
+    }
+  });
+}
+
+template <class T>
+RK_INLINE void backward(const Wkv7Grad& a) {
+  ThreadPool& pool = a.r.device().pool();
+  const Inputs<T> in = inputs<T>(a);
+  const int64_t numel = a.r.numel();
+  const Gradients<T> whole{pointer<T>(a.read), pointer<T>(a.dy),     pointer<T>(a.dstate), a.dr.data<T>(),
+                           a.dw.data<T>(),     a.dk.data<T>(),       a.dv.data<T>(),       a.da.data<T>(),
+                           a.db.data<T>(),     pointer<T>(a.dstate0)};
+  T *scratch = a.scratch.data<T>(), *parts = pointer<T>(a.parts);
+  parallel_parts(pool, in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
+    for (int64_t item = begin; item < end; ++item) {
+      Gradients<T> own = whole;
+      if (in.strips > 1) {
+        T** shares[] = {&own.dr, &own.dw, &own.dk, &own.da, &own.db};
+        for (int q = 0; q < 5; ++q) *shares[q] = parts + (item % in.strips * 5 + q) * numel;
+      }
+      backward_strip(in, own, strip_of(in, item), scratch + part * wkv7_backward_scratch(in.tokens, in.N));
+    }
+  });
+  if (in.strips == 1) return;
+  parallel_for(pool, numel, 4096, [&](int64_t begin, int64_t end) {
+    T* const results[] = {whole.dr, whole.dw, whole.dk, whole.da, whole.db};
+    for (int q = 0; q < 5; ++q) {
+      for (int64_t i = begin; i < end; ++i) {
+        T sum = 0;
+        for (int64_t s = 0; s < in.strips; ++s) sum += parts[(s * 5 + q) * numel + i];
+        results[q][i] = sum;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void wkv7_forward(const Wkv7Args& a) {
+  dispatch_float(a.r.dtype(), [&]<class T>() { forward<T>(a); });
+}
+void wkv7_backward(const Wkv7Grad& a) {
+  dispatch_float(a.r.dtype(), [&]<class T>() { backward<T>(a); });
+}
+
+}  // namespace rookery::RK_BACKEND
