@@ -7,11 +7,13 @@
 
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <set>
 
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 #include "kernels/ops/matmul/gemm.h"
 #include "kernels/ops/wkv6/wkv6.h"
+#include "kernels/ops/wkv7/wkv7.h"
 #include "parallel/shard/param_store.h"
 #include "tests/golden/models.h"
 #include "tests/support/golden.h"
@@ -46,23 +48,41 @@ Tensor tensor_of(const GoldenFile& file, const std::string& name, DType dtype, D
 
 // ---- ops ----
 
-// WKV5 and WKV6: w [H,N] or [B,T,H,N].
-void check_wkv(const GoldenFile& f, DType dtype, Device& device, decltype(&ops::wkv6) op) {
+using Inputs = std::map<std::string, Var>;
+
+// `op` takes the inputs by their names in the file, the initial state s0 undefined where the file has none,
+// and returns {y, final state}.
+void check_op(const GoldenFile& f, DType dtype, Device& device, const std::vector<std::string>& names,
+              const std::function<std::pair<Var, Var>(Inputs&)>& op) {
   constexpr double kBound = 1e-5;  // the README's allowance for a sequential form
   Tape tape;
-  auto input = [&](const char* name) {
-    return f.has(name) ? tape.watch(tensor_of(f, name, dtype, device)) : Var();
-  };
-  const Var r = input("r"), k = input("k"), v = input("v"), w = input("w"), u = input("u"), s0 = input("s0");
-  const auto out = op(r, k, v, w, u, s0, {});
-  expect_close(f, "y", out.y.value(), kBound);
-  expect_close(f, "sT", out.state.value(), kBound);
-  const std::pair<Var, Tensor> seeds[] = {{out.y, tensor_of(f, "gy", dtype, device)},
-                                          {out.state, tensor_of(f, "gsT", dtype, device)}};
+  Inputs in;
+  for (const std::string& name : names)
+    if (f.has(name)) in[name] = tape.watch(tensor_of(f, name, dtype, device));
+  const auto [y, state] = op(in);
+  expect_close(f, "y", y.value(), kBound);
+  expect_close(f, "sT", state.value(), kBound);
+  const std::pair<Var, Tensor> seeds[] = {{y, tensor_of(f, "gy", dtype, device)},
+                                          {state, tensor_of(f, "gsT", dtype, device)}};
   tape.backward(seeds);
-  for (const auto& [name, var] :
-       {std::pair{"gr", r}, {"gk", k}, {"gv", v}, {"gw", w}, {"gu", u}, {"gs0", s0}})
-    if (f.has(name)) expect_close(f, name, tape.grad(var), kBound);
+  for (const std::string& name : names)
+    if (f.has(name)) expect_close(f, "g" + name, tape.grad(in[name]), kBound);
+}
+
+// WKV5 and WKV6: w [H,N] or [B,T,H,N].
+void check_wkv(const GoldenFile& f, DType dtype, Device& device, decltype(&ops::wkv6) op) {
+  check_op(f, dtype, device, {"r", "k", "v", "w", "u", "s0"}, [op](Inputs& in) {
+    const auto out = op(in["r"], in["k"], in["v"], in["w"], in["u"], in["s0"], {});
+    return std::pair(out.y, out.state);
+  });
+}
+
+void check_wkv7(const GoldenFile& f, DType dtype, Device& device) {
+  check_op(f, dtype, device, {"r", "w", "k", "v", "a", "b", "s0"}, [](Inputs& in) {
+    const auto out =
+        ops::wkv7(in["r"], in["w"], in["k"], in["v"], in["a"], in["b"], Wkv7Decay::kExpExp, in["s0"]);
+    return std::pair(out.y, out.state);
+  });
 }
 
 // ---- models ----
@@ -405,6 +425,7 @@ class Golden : public testing::Test {
       const GoldenFile file = GoldenFile::read(path_);
       if (kind == "wkv5") return check_wkv(file, dtype_, device, ops::wkv5);
       if (kind == "wkv6") return check_wkv(file, dtype_, device, ops::wkv6);
+      if (kind == "wkv7") return check_wkv7(file, dtype_, device);
       if (kind == "model" || kind == "packed" || kind == "statetune")
         return check_model(file, dtype_, device);
       if (kind == "recurrent") return check_recurrent(file, dtype_, device);

@@ -441,18 +441,13 @@ Command bench_op_command() {
   c.summary = "each operation beside the floor that memory or arithmetic sets";
   c.details =
       "Runs every operation, or those named, forward and backward on random fp32 data, as a training step "
-      "does. "
-      "The floor is the longest of: tensors read and written once at the copy bandwidth; floating-point "
-      "operations of "
-      "the matrix products at the rate of BLAS; multiply-adds of the state recurrence (per token and head 3 "
-      "N^2 "
-      "forward and 9 N^2 backward for wkv6, 5 N^2 and 14 N^2 for wkv7) at the FMA rate. All three rates are "
-      "measured first. A ratio below 1 means that "
-      "the data "
-      "stayed in cache, or that fewer multiply-adds were needed than the plain recurrence takes.\n\n"
+      "does. The floor is the longest of: tensors read and written once at the copy bandwidth; "
+      "floating-point operations of the matrix products at the rate of BLAS; multiply-adds of the state "
+      "recurrence (per token and head 3 N^2 forward and 9 N^2 backward for wkv6, 5 N^2 and 14 N^2 for wkv7) "
+      "at the FMA rate. All three rates are measured first. A ratio below 1 means that the data stayed in "
+      "cache, or that fewer multiply-adds were needed than the plain recurrence takes.\n\n"
       "cross_entropy does all three of its matrix products in the forward pass. ROOKERY_ISA chooses the "
-      "instruction "
-      "set.";
+      "instruction set.";
   c.positional = "[NAME...]";
   c.most_positional = Command::kAny;
   c.options = {{"json", "", "machine-readable output"},
