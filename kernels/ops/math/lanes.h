@@ -48,6 +48,13 @@ static inline __attribute__((always_inline)) void copy_row(T* to, const T* from,
   for (; i < n; ++i) to[i] = from[i];
 }
 
+// n: a multiple of the lanes.
+template <class T>
+static inline __attribute__((always_inline)) void add_row(T* to, const T* from, int64_t n) {
+  constexpr int W = Simd<T>::kLanes;
+  for (int64_t i = 0; i < n; i += W) store(to + i, load(to + i) + load(from + i));
+}
+
 // Hands out consecutive pieces of a thread's scratch.
 template <class T>
 struct Scratch {

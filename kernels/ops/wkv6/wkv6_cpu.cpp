@@ -20,7 +20,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernels/ops/math/simd.h"
+#include "kernels/ops/math/lanes.h"
 #include "kernels/ops/math/vmath.h"
 #include "kernels/ops/wkv6/wkv6.h"
 
@@ -34,30 +34,6 @@ constexpr int kForwardTile = kVectorBytes == 64 ? 2 : 1;
 constexpr int kBackwardTile = kVectorBytes == 64 ? 2 : 1;
 constexpr int L = 4;          // tokens of a chunk
 constexpr int kPrefetch = 8;  // tokens ahead
-
-// Lane l of the result: x[l] + x[l+B] where bit B of l is clear, y[l-B] + y[l] where it is set.
-template <int B, class Vec, int... l>
-RK_INLINE Vec fold(Vec x, Vec y, std::integer_sequence<int, l...>) {
-  constexpr int n = int(sizeof...(l));
-  return __builtin_shufflevector(x, y, ((l & B) ? n + l - B : l)...) +
-         __builtin_shufflevector(x, y, ((l & B) ? n + l : l + B)...);
-}
-
-// Lane q of the result is the sum of the lanes of v[q], for as many vectors as a vector has lanes.
-template <class T, int B = 1>
-RK_INLINE typename Simd<T>::Vec lane_sums(const typename Simd<T>::Vec* v) {
-  constexpr int n = Simd<T>::kLanes;
-  if constexpr (B == n) {
-    return *v;
-  } else {
-    typename Simd<T>::Vec half[n / B / 2];
-#pragma GCC unroll 16
-    for (int q = 0; q < n / B / 2; ++q) {
-      half[q] = fold<B>(v[2 * q], v[2 * q + 1], std::make_integer_sequence<int, n>());
-    }
-    return lane_sums<T, 2 * B>(half);
-  }
-}
 
 // The tensors of a call as pointers; null where undefined.
 template <class T>
@@ -81,39 +57,6 @@ RK_INLINE Strip<T> strip_of(const Inputs<T>& in, int64_t item) {
   const int64_t s = item % in.strips, head = item / in.strips;
   const int64_t first = units * s / in.strips * kWkv6Pad, last = units * (s + 1) / in.strips * kWkv6Pad;
   return {head / in.H, head % in.H, first, last - first, units * kWkv6Pad};
-}
-
-// Hands out consecutive pieces of a thread's scratch.
-template <class T>
-struct Scratch {
-  T* next;
-  T* take(int64_t n) {
-    T* piece = next;
-    next += n;
-    return piece;
-  }
-};
-
-// n: a multiple of the lanes.
-template <class T>
-RK_INLINE void fill(T* to, int64_t n, T value) {
-  constexpr int W = Simd<T>::kLanes;
-  for (int64_t i = 0; i < n; i += W) store(to + i, value - typename Simd<T>::Vec{});
-}
-
-template <class T>
-RK_INLINE void copy_row(T* to, const T* from, int64_t n) {
-  constexpr int W = Simd<T>::kLanes;
-  int64_t i = 0;
-  for (; i + W <= n; i += W) store(to + i, load(from + i));
-  for (; i < n; ++i) to[i] = from[i];
-}
-
-// n: a multiple of the lanes.
-template <class T>
-RK_INLINE void add_row(T* to, const T* from, int64_t n) {
-  constexpr int W = Simd<T>::kLanes;
-  for (int64_t i = 0; i < n; i += W) store(to + i, load(to + i) + load(from + i));
 }
 
 // The tokens of a chunk that starts at t: up to 4, not past a multiple of 16, not into the next document.
