@@ -689,7 +689,7 @@ RK_INLINE T* pointer(const Tensor& t) {
 }
 template <class T, class Args>
 RK_INLINE Inputs<T> inputs(const Args& a) {
-  const auto [B, tokens, H, N] = a.r.template dims<4>("[wkv6] r");
+  const int64_t B = a.r.dim(0), tokens = a.r.dim(1), H = a.r.dim(2), N = a.r.dim(3);
   return {B,
           tokens,
           H,
