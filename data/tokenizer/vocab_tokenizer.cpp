@@ -70,8 +70,4 @@ std::vector<int> VocabTokenizer::missing_bytes() const {
   return missing;
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
-  return std::make_unique<VocabTokenizer>(io::read_file(path, kMaxVocabularyFile), path.filename().string());
-}
-
 }  // namespace rookery::data

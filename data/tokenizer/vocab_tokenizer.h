@@ -22,8 +22,7 @@ class VocabTokenizer final : public Tokenizer {
   const std::string& sha256() const override { return sha256_; }
   const std::string& name() const override { return name_; }
 
-  // The bytes of one token; empty for kEndOfText and for ids that are not in the vocabulary.
-  std::string_view token(int32_t id) const;
+  std::string_view token(int32_t id) const override;
   int64_t num_tokens() const { return num_tokens_; }
   size_t longest_token() const { return longest_; }
   // Byte values that are not a token of their own: texts that need one cannot be encoded.
