@@ -84,6 +84,8 @@ class Hdf5Set final : public TokenSet {
     info_.tokenizer_sha256 = reader.text("/", "tokenizer_sha256");
     info_.vocab_size = small_number(reader, "vocab_size");
     info_.eot_id = static_cast<int32_t>(small_number(reader, "eot_id"));
+    if (reader.has_attribute("/", "bos_id"))
+      info_.bos_id = static_cast<int32_t>(small_number(reader, "bos_id"));
     info_.created_by = reader.text("/", "created_by");
     info_.source = reader.text("/", "source");
     if (reader.has_attribute("/", "text_bytes"))

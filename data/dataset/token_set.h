@@ -28,6 +28,7 @@ struct TokenSetInfo {
   int64_t num_docs = 0;
   int64_t vocab_size = 0;      // 0: the file does not tell
   int32_t eot_id = 0;          // the token that ends each document
+  int32_t bos_id = -1;         // the token that begins each document; -1: there is none
   int64_t text_bytes = -1;     // UTF-8 bytes of all documents, for bits per byte; -1: the file does not tell
   std::string tokenizer_name;  // empty: the file does not tell
   std::string tokenizer_sha256;    // empty: the file does not tell

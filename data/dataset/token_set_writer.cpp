@@ -128,6 +128,7 @@ void TokenSetStage::write_hdf5(const fs::path& file, const TokenSetMeta& meta) c
   out.attribute("/", "tokenizer_sha256", std::string_view(meta.tokenizer_sha256));
   out.attribute("/", "vocab_size", static_cast<uint32_t>(meta.vocab_size));
   out.attribute("/", "eot_id", static_cast<uint32_t>(meta.eot_id));
+  if (meta.bos_id >= 0) out.attribute("/", "bos_id", static_cast<uint32_t>(meta.bos_id));
   out.attribute("/", "created_by", std::string_view(meta.created_by));
   out.attribute("/", "source", std::string_view(meta.source));
   if (meta.has_doc_bytes) out.attribute("/", "text_bytes", static_cast<uint64_t>(position_.text_bytes));
@@ -257,8 +258,9 @@ void convert_token_set(const TokenSet& from, const fs::path& out, TokenSetFormat
     meta.tokenizer_name = info.tokenizer_name;
     meta.tokenizer_sha256 = info.tokenizer_sha256;
     meta.vocab_size = info.vocab_size;
+    meta.eot_id = info.eot_id;
   }
-  meta.eot_id = info.eot_id;
+  meta.bos_id = info.bos_id;
   meta.source = info.source.empty() ? info.path.filename().native() : info.source;
   meta.wide = info.token_type != "u16" && info.token_type != "u8" && info.token_type != "i16";
   meta.has_doc_bytes = info.text_bytes >= 0;

@@ -23,6 +23,7 @@ struct TokenSetMeta {
   std::string tokenizer_name, tokenizer_sha256;  // empty: not known
   int64_t vocab_size = 0;                        // 0: not known
   int32_t eot_id = 0;
+  int32_t bos_id = -1;             // that each document begins with; -1: none
   std::string created_by, source;  // for people
   bool wide = false;               // tokens of 32 bits in place of 16
   bool has_doc_bytes = true;       // the documents' UTF-8 bytes are known

@@ -139,6 +139,9 @@ class Preparation {
     if (!(options_.val_fraction >= 0 && options_.val_fraction < 1))
       fail(ExitCode::kUsage, "CLI-01", "--val-fraction is ", options_.val_fraction,
            ", expected at least 0 and below 1");
+    if (options_.format == TokenSetFormat::kBinIdx && tokenizer_.eot_id() != 0)
+      fail(ExitCode::kUsage, "CLI-01", "--format binidx: its readers take 0 for the end token, that of ",
+           tokenizer_.name(), " is ", tokenizer_.eot_id(), "; use --format hdf5, which tells it");
     RK_CHECK(options_.workers >= 1, "[prepare] ", options_.workers, " workers");
   }
 
@@ -292,6 +295,8 @@ class Preparation {
          options_.val_fraction, ")");
   }
 
+  bool has_bos() const { return tokenizer_.bos_id() != tokenizer_.eot_id(); }
+
   // In a worker.
   ChunkResult encode(const TextChunk& chunk) const {
     ChunkResult result;
@@ -300,9 +305,10 @@ class Preparation {
     parse_documents(files_, options_.text, chunk, result.counts, [&](std::string_view text) {
       Document doc;
       doc.begin = result.tokens.size();
+      if (has_bos()) result.tokens.push_back(tokenizer_.bos_id());
       const std::vector<int32_t> ids = tokenizer_.encode(text);
       result.tokens.insert(result.tokens.end(), ids.begin(), ids.end());
-      result.tokens.push_back(0);
+      result.tokens.push_back(tokenizer_.eot_id());
       doc.end = result.tokens.size();
       doc.text_bytes = static_cast<int64_t>(text.size());
       doc.validation = options_.val_fraction > 0 && is_validation(text, options_.seed, options_.val_fraction);
@@ -316,7 +322,7 @@ class Preparation {
     report_.skipped.add(result.counts);
     for (const Document& doc : result.documents) {
       const int64_t length = static_cast<int64_t>(doc.end - doc.begin);
-      if (length - 1 < options_.min_tokens) {
+      if (length - 1 - has_bos() < options_.min_tokens) {
         ++report_.too_short;
       } else if (options_.dedup && !seen_.insert(doc.digest).second) {
         ++report_.duplicates;
@@ -343,6 +349,8 @@ class Preparation {
     meta.tokenizer_name = tokenizer_.name();
     meta.tokenizer_sha256 = tokenizer_.sha256();
     meta.vocab_size = tokenizer_.vocab_size();
+    meta.eot_id = tokenizer_.eot_id();
+    if (has_bos()) meta.bos_id = tokenizer_.bos_id();
     meta.created_by = options_.created_by;
     meta.source = str(files_.size(), " files, first ", excerpt(files_[0].path.filename().native()));
     meta.wide = tokenizer_.vocab_size() > 65536;

@@ -51,7 +51,7 @@ struct PrepareProgress {
   double seconds = 0;
 };
 
-// Each document's tokens and one eot (id 0). The outcome depends on inputs, options and tokenizer only, not
+// Each document's tokens and one eot, with a bos in front where the vocabulary has one. The outcome depends on inputs, options and tokenizer only, not
 // on workers or interruptions: a killed run leaves OUT.partial/, from which the same command goes on. Throws
 // kNoInput, kData (DATA-12 .. 15), kCannotCreate (output exists, another run is at work, unfinished work of
 // another command), kIo.

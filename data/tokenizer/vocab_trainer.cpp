@@ -247,10 +247,12 @@ std::vector<VocabEntry> train_vocabulary(const std::vector<LanguageSample>& samp
   return entries;
 }
 
-TokenStatistics token_statistics(const Tokenizer& tokenizer, std::string_view text) {
-  const std::vector<int32_t> ids = tokenizer.encode(text);
+TokenStatistics token_statistics(const Tokenizer& tokenizer, std::string_view given) {
+  const std::vector<int32_t> ids = tokenizer.encode(given);
+  const std::string normal = tokenizer.normalise(given);  // what the tokens are made of
+  const std::string_view text = normal;
   TokenStatistics s;
-  s.bytes = static_cast<int64_t>(text.size());
+  s.bytes = static_cast<int64_t>(given.size());
   s.tokens = static_cast<int64_t>(ids.size());
   size_t boundary = 0,
          next = 0;  // the first token boundary after the present character's first byte; the next token

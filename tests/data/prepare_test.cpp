@@ -25,7 +25,10 @@ using Texts = std::vector<std::string>;
 // Every byte is a token: id = byte + base.
 class ByteTokenizer final : public Tokenizer {
  public:
-  explicit ByteTokenizer(int32_t base = 1) : base_(base) {}
+  explicit ByteTokenizer(int32_t base = 1, int32_t eot = 0, int32_t bos = 0)
+      : base_(base), eot_(eot), bos_(bos) {
+    for (int i = 0; i < 256; ++i) bytes_ += static_cast<char>(i);
+  }
   std::vector<int32_t> encode(std::string_view text) const override {
     std::vector<int32_t> ids;
     for (char c : text) ids.push_back(static_cast<uint8_t>(c) + base_);
@@ -37,12 +40,19 @@ class ByteTokenizer final : public Tokenizer {
       if (id != 0) text += static_cast<char>(id - base_);
     return text;
   }
+  std::string_view token(int32_t id) const override {
+    if (id < base_ || id >= base_ + 256) return {};
+    return std::string_view(bytes_).substr(static_cast<size_t>(id - base_), 1);
+  }
   int32_t vocab_size() const override { return base_ + 256; }
+  int32_t eot_id() const override { return eot_; }
+  int32_t bos_id() const override { return bos_; }
   const std::string& sha256() const override { return sha256_; }
   const std::string& name() const override { return name_; }
 
  private:
-  int32_t base_;
+  int32_t base_, eot_, bos_;
+  std::string bytes_;
   std::string sha256_ = std::string(64, 'a'), name_ = "bytes";
 };
 
@@ -96,6 +106,31 @@ class Prepare : public testing::Test {
   Texts texts_;
   test::TempDir folder_;
 };
+
+TEST_F(Prepare, DocumentsBeginAndEndWithTheTokensOfTheVocabulary) {
+  const ByteTokenizer tokenizer(70000, 70256 + 3, 70256 + 5);
+  auto with = options("h");
+  with.min_tokens = 3;  // of the text: "s3" is shorter
+  const auto report = prepare(with, tokenizer);
+  EXPECT_GT(report.too_short, 0);
+  const auto set = open_token_set(path("h"));
+  EXPECT_EQ(set->eot_id(), 70259);
+  EXPECT_EQ(set->info().bos_id, 70261);
+  EXPECT_EQ(set->info().token_type, "u32");
+  for (int64_t k = 0; k < set->num_docs(); ++k) {
+    std::vector<int32_t> ids = set->read_doc(k);
+    ASSERT_GE(ids.size(), 5u);
+    EXPECT_EQ(ids.front(), 70261);
+    EXPECT_EQ(ids.back(), 70259);
+    EXPECT_EQ(static_cast<int64_t>(ids.size()), set->doc_bytes(k) + 2);
+  }
+  convert_token_set(*set, path("copy"), TokenSetFormat::kHdf5, {}, false);
+  EXPECT_EQ(open_token_set(path("copy"))->eot_id(), 70259);
+  EXPECT_EQ(open_token_set(path("copy"))->info().bos_id, 70261);
+  // The other format cannot tell its end token.
+  expect_error([&] { prepare(options("b", TokenSetFormat::kBinIdx), tokenizer); }, ExitCode::kUsage, "CLI-01",
+               {"--format binidx", "70259"});
+}
 
 TEST_F(Prepare, DocumentsComeBackInBothFormats) {
   int64_t bytes = 0, tokens = 0;

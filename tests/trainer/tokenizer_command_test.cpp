@@ -7,6 +7,7 @@
 #include "data/tokenizer/vocabulary.h"
 #include "kernels/base/str.h"
 #include "tests/support/program.h"
+#include "tests/support/tokenizer_json.h"
 
 namespace rookery {
 namespace {
@@ -103,6 +104,43 @@ TEST_F(TokenizerCommand, ChecksAVocabularyAndTexts) {
   EXPECT_NE(r.out.find("7 ids unused"), std::string::npos) << r.out;
   EXPECT_NE(r.out.find("254 of 256 are missing, so some texts cannot be encoded"), std::string::npos)
       << r.out;
+}
+
+TEST_F(TokenizerCommand, WorksWithByteLevelBpe) {
+  const std::string vocab =
+      put(dir_, "tokenizer.json",
+          test::bpe_json(data::SplitPattern::kQwen2, {{"h", "i"}, {"\xC3", "\xA9"}}).dump())
+          .string();
+  const auto encode = [&](std::vector<std::string> more) {
+    std::vector<std::string> words{"tokenizer", "encode", "--vocab", vocab};
+    words.insert(words.end(), more.begin(), more.end());
+    return run_rookery(words).out;
+  };
+  EXPECT_EQ(encode({"hie\u0301!"}), "256 257 33\n");
+  EXPECT_EQ(encode({"--pieces", "hi!"}), "256 'hi'\n33 '!'\n");
+  EXPECT_EQ(encode({"--special", "hi<|endoftext|>"}), "256 258\n");
+  EXPECT_EQ(encode({"<|e"}), "60 124 101\n");
+  EXPECT_EQ(run_rookery({"tokenizer", "decode", "--vocab", vocab, "256", "258"}).out, "hi<|endoftext|>");
+  auto r = run_rookery({"tokenizer", "decode", "--vocab", vocab, "259"});
+  EXPECT_EQ(r.code, 65);
+  EXPECT_NE(r.err.find("error[BPE-08]"), std::string::npos) << r.err;
+
+  const std::string text = put(dir_, "text.txt", "hi e\u0301").string();
+  r = run_rookery({"tokenizer", "check", "--vocab", vocab, text, "--json"});
+  ASSERT_EQ(r.code, 0) << r.err;
+  const Json j = Json::parse(r.out);
+  EXPECT_EQ(j.at("tokens"), 259);
+  EXPECT_EQ(j.at("unused_ids"), 0);
+  EXPECT_EQ(j.at("end_of_text"), 258);
+  EXPECT_EQ(j.at("missing_bytes").size(), 0u);
+  EXPECT_EQ(j.at("texts").at(0).at("tokens"), 3);
+  EXPECT_EQ(j.at("texts").at(0).at("changed_by_nfc"), true);
+  put(dir_, "tokenizer.json", "{\"model\": {\"type\": \"WordPiece\"}}");
+  r = run_rookery({"tokenizer", "check", "--vocab", vocab});
+  EXPECT_EQ(r.code, 65);
+  EXPECT_NE(r.err.find("error[BPE-02]: tokenizer.json: model.type = \"WordPiece\" is not supported"),
+            std::string::npos)
+      << r.err;
 }
 
 TEST_F(TokenizerCommand, LearnsFromTextAndJsonLinesByLanguage) {

@@ -271,6 +271,7 @@ int run_convert(const Arguments& arguments) {
     meta.tokenizer_name = tokenizer->name();
     meta.tokenizer_sha256 = tokenizer->sha256();
     meta.vocab_size = tokenizer->vocab_size();
+    meta.eot_id = tokenizer->eot_id();
   }
   const auto format = data::token_set_format_from_string(arguments.one_of("format", {"hdf5", "binidx"}));
   const fs::path out = arguments.path("out");
@@ -286,13 +287,13 @@ Command prepare_command() {
   c.details =
       "Reads .jsonl (.json, .ndjson) and .txt files, folders of them and glob patterns, and writes one token "
       "set: each document's "
-      "tokens and the end token 0. The result depends on the input and the options only, not on --workers or "
+      "tokens and the end token. The result depends on the input and the options only, not on --workers or "
       "on interruptions: the "
       "same command, started again after a kill, goes on where it was (OUT.partial holds the unfinished "
       "work).";
   c.options = {
       {"in", "PATH", "text file, folder or pattern (in quotes)", "", true},
-      {"tokenizer", "FILE", "vocabulary file"},
+      {"tokenizer", "FILE", "vocabulary file or tokenizer.json"},
       {"out", "PATH", "the new token set"},
       {"format", "FORMAT", "hdf5 | binidx (.bin and .idx of RWKV-LM and Megatron)", "hdf5"},
       {"val-fraction", "F", "share of the documents for a second set, NAME.val", "0"},

@@ -83,9 +83,9 @@ int run(const Arguments& a) {
   if (const auto state = a.maybe("state-in")) {
     generator.load_state(*state, session.identity);
   } else {
-    ids.push_back(0);  // as at the start of a document
+    ids.push_back(tokenizer->bos_id());  // as at the start of a document
   }
-  for (const int32_t id : tokenizer->encode(prompt)) ids.push_back(id);
+  for (const int32_t id : tokenizer->encode_prompt(prompt)) ids.push_back(id);
   check_ids(ids, session, "the prompt");
   generator.feed(ids);
 
@@ -96,7 +96,7 @@ int run(const Arguments& a) {
   bool stopped = false;
   for (int64_t i = 0; i < max_tokens && !stopped; ++i) {
     const int32_t id = sampling.pick(generator.logits());
-    if (id == 0 && !a.flag("past-end")) break;  // end of text
+    if (id == tokenizer->eot_id() && !a.flag("past-end")) break;
     generator.feed(std::span<const int32_t>(&id, 1));
     stopped = printer.push(decoder.push(id));
   }

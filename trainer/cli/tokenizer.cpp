@@ -33,9 +33,8 @@ constexpr uint64_t kMaxText = uint64_t{1} << 30;  // of one text that encode, de
 void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 void print_json(const Json& json) { print(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"); }
 
-VocabTokenizer open_vocabulary(const Arguments& arguments) {
-  const fs::path path = arguments.path("vocab");
-  return VocabTokenizer(io::read_file(path, data::kMaxVocabularyFile), path.filename().string());
+std::unique_ptr<data::Tokenizer> open_vocabulary(const Arguments& arguments) {
+  return data::load_tokenizer(arguments.path("vocab"));
 }
 
 std::string read_stdin() {
@@ -68,19 +67,20 @@ Json statistics_json(const data::TokenStatistics& s) {
 }
 
 int run_encode(const Arguments& arguments) {
-  const VocabTokenizer tokenizer = open_vocabulary(arguments);
+  const auto tokenizer = open_vocabulary(arguments);
   const std::string text = input_text(arguments);
-  const std::vector<int32_t> ids = tokenizer.encode(text);
+  const std::vector<int32_t> ids =
+      arguments.flag("special") ? tokenizer->encode_prompt(text) : tokenizer->encode(text);
   if (arguments.flag("json")) {
     Json pieces = Json::array();
-    for (int32_t id : ids) pieces.push_back(data::token_literal(tokenizer.token(id)));
+    for (int32_t id : ids) pieces.push_back(data::token_literal(tokenizer->token(id)));
     print_json({{"bytes", text.size()}, {"tokens", ids.size()}, {"ids", ids}, {"pieces", pieces}});
     return 0;
   }
   std::string line;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (arguments.flag("pieces")) {
-      append_str(line, str(ids[i], ' ', data::token_literal(tokenizer.token(ids[i])), '\n'));
+      append_str(line, str(ids[i], ' ', data::token_literal(tokenizer->token(ids[i])), '\n'));
     } else {
       append_str(line, str(ids[i], i + 1 < ids.size() ? ' ' : '\n'));
     }
@@ -108,9 +108,9 @@ std::vector<int32_t> parse_ids(std::string_view text) {
 }
 
 int run_decode(const Arguments& arguments) {
-  const VocabTokenizer tokenizer = open_vocabulary(arguments);
+  const auto tokenizer = open_vocabulary(arguments);
   const std::vector<int32_t> ids = parse_ids(input_text(arguments));
-  const std::string text = tokenizer.decode(ids);
+  const std::string text = tokenizer->decode(ids);
   if (arguments.flag("json")) {
     const bool valid = data::find_invalid_utf8(text) == std::string_view::npos;
     print_json({{"tokens", ids.size()}, {"bytes", text.size()}, {"valid_utf8", valid}, {"text", text}});
@@ -121,26 +121,38 @@ int run_decode(const Arguments& arguments) {
 }
 
 int run_check(const Arguments& arguments) {
-  const VocabTokenizer tokenizer = open_vocabulary(arguments);
-  int64_t not_utf8 = 0;
-  for (int32_t id = 1; id < tokenizer.vocab_size(); ++id) {
-    not_utf8 += data::find_invalid_utf8(tokenizer.token(id)) != std::string_view::npos;
+  const auto loaded = open_vocabulary(arguments);
+  const data::Tokenizer& tokenizer = *loaded;
+  int64_t tokens = 0, not_utf8 = 0, unused = 0;
+  size_t longest = 0;
+  std::vector<bool> has_byte(256);
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const std::string_view token = tokenizer.token(id);
+    tokens += !token.empty();
+    unused += token.empty() && id != tokenizer.eot_id();
+    longest = std::max(longest, token.size());
+    not_utf8 += data::find_invalid_utf8(token) != std::string_view::npos;
+    if (token.size() == 1) has_byte[static_cast<unsigned char>(token[0])] = true;
   }
-  const std::vector<int> missing = tokenizer.missing_bytes();
+  std::vector<int> missing;
+  for (int byte = 0; byte < 256; ++byte)
+    if (!has_byte[byte]) missing.push_back(byte);
   Json j = {{"vocabulary", arguments.text("vocab")},
             {"sha256", tokenizer.sha256()},
-            {"tokens", tokenizer.num_tokens()},
+            {"tokens", tokens},
             {"vocab_size", tokenizer.vocab_size()},
-            {"unused_ids", tokenizer.vocab_size() - 1 - tokenizer.num_tokens()},
-            {"longest_token_bytes", tokenizer.longest_token()},
+            {"end_of_text", tokenizer.eot_id()},
+            {"unused_ids", unused},
+            {"longest_token_bytes", longest},
             {"tokens_not_utf8", not_utf8},
             {"missing_bytes", missing},
             {"texts", Json::array()}};
   for (const std::string& path : arguments.positional()) {
     const std::string text = io::read_file(path, kMaxText);
-    if (tokenizer.decode(tokenizer.encode(text)) != text)
+    const std::string back = tokenizer.decode(tokenizer.encode(text));
+    if (back != tokenizer.normalise(text))
       fail(ExitCode::kInternal, "", path, ": does not come back from its tokens");
-    Json entry = {{"path", path}};
+    Json entry = {{"path", path}, {"changed_by_nfc", back != text}};
     entry.update(statistics_json(data::token_statistics(tokenizer, text)));
     j["texts"].push_back(entry);
   }
@@ -149,9 +161,9 @@ int run_check(const Arguments& arguments) {
     return 0;
   }
   print(str("vocabulary     ", printable(arguments.text("vocab")), "\nsha256         ", tokenizer.sha256(),
-            "\ntokens         ", tokenizer.num_tokens(), ", ids up to ", tokenizer.vocab_size() - 1, ", ",
-            tokenizer.vocab_size() - 1 - tokenizer.num_tokens(), " ids unused\nlongest token  ",
-            tokenizer.longest_token(), " bytes\nnot UTF-8      ", not_utf8, " tokens\nsingle bytes   "));
+            "\ntokens         ", tokens, ", ids up to ", tokenizer.vocab_size() - 1, ", ", unused,
+            " ids unused\nend of text    id ", tokenizer.eot_id(), "\nlongest token  ", longest,
+            " bytes\nnot UTF-8      ", not_utf8, " tokens\nsingle bytes   "));
   if (missing.empty()) {
     print("all 256: every text can be encoded\n");
   } else {
@@ -163,7 +175,8 @@ int run_check(const Arguments& arguments) {
     print(str(printable(entry["path"].get<std::string>()), ": ", entry["bytes"].get<int64_t>(), " bytes, ",
               entry["tokens"].get<int64_t>(), " tokens, ", fixed(entry["bytes_per_token"].get<double>(), 3),
               " bytes/token, ", fixed(100 * entry["coverage"].get<double>(), 2),
-              "% of the characters whole, comes back as it was\n"));
+              "% of the characters whole, comes back ",
+              entry["changed_by_nfc"].get<bool>() ? "in Unicode's normal form C\n" : "as it was\n"));
   }
   return 0;
 }
@@ -301,7 +314,8 @@ int run_train(const Arguments& arguments) {
   return 0;
 }
 
-const Option kVocab = {"vocab", "FILE", "vocabulary file (rookery's own, or RWKV World)"};
+const Option kVocab = {"vocab", "FILE",
+                       "vocabulary file (rookery's own, RWKV World), or tokenizer.json (byte-level BPE)"};
 const Option kFile = {"file", "FILE", "read this file; - is standard input"};
 const Option kJson = {"json", "", "print as JSON"};
 
@@ -314,7 +328,11 @@ Command encode_command() {
       "the end of the input is encoded too.";
   c.positional = "[TEXT...]";
   c.most_positional = Command::kAny;
-  c.options = {kVocab, kFile, {"pieces", "", "one token a line, with its text"}, kJson};
+  c.options = {kVocab,
+               kFile,
+               {"pieces", "", "one token a line, with its text"},
+               {"special", "", "special tokens spelled in the text, such as <|endoftext|>, become tokens"},
+               kJson};
   c.examples = {{"rookery tokenizer encode --vocab vocab.txt --pieces 'Hello world!'"}};
   c.exit_codes = {ExitCode::kData, ExitCode::kNoInput};
   c.run = run_encode;
@@ -342,7 +360,7 @@ Command check_command() {
   c.name = "check";
   c.summary = "check a vocabulary file and how it cuts texts";
   c.details =
-      "Reads every line of the vocabulary, tells its identity (SHA-256) and whether single bytes are "
+      "Reads the whole vocabulary, tells its identity (SHA-256) and whether single bytes are "
       "missing; "
       "encodes each TEXT file, makes sure that it comes back, and tells bytes per token.";
   c.positional = "[TEXT...]";
