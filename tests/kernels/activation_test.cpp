@@ -101,6 +101,21 @@ TEST(Activation, DecayComplementOfExtremeDecays) {
   }
 }
 
+TEST(Activation, SiluMul) {
+  for (const Shape& shape : kShapes) {
+    OpCase c("silu_mul" + to_string(shape));
+    c.input("gate", shape, {-4, 4});
+    c.input("value", shape, {-2, 2});
+    c.run = [](const Named<Var>& in) { return std::vector{ops::silu_mul(in["gate"], in["value"])}; };
+    c.reference = [](const Named<Values>& in) {
+      Values y = map(in["gate"], [](double x) { return x / (1 + std::exp(-x)); });
+      for (size_t i = 0; i < y.size(); ++i) y[i] *= in["value"][i];
+      return Outputs{y};
+    };
+    c.check();
+  }
+}
+
 TEST(Activation, Add) {
   for (const Shape& shape : kShapes) {
     OpCase c("add" + to_string(shape));

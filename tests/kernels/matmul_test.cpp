@@ -31,17 +31,21 @@ const std::vector<std::array<int64_t, 4>> kSizes = {{1, 1, 1, 1},  {1, 3, 65, 1}
                                                     {3, 5, 7, 33}, {2, 33, 40, 65}, {1, 70, 65, 48}};
 
 TEST(Matmul, Linear) {
-  for (const auto& [B, T, K, N] : kSizes) {
-    OpCase c(str("linear B", B, " T", T, " K", K, " N", N));
-    c.input("x", {B, T, K}, {-1, 1});
-    c.input("w", {N, K}, {-1, 1});
-    c.bits_depend_on_threads = true;  // BLAS blocks each thread's part on its own
-    c.run = [](const Named<Var>& in) { return std::vector{ops::linear(in["x"], in["w"])}; };
-    c.reference = [M = B * T, K = K, N = N](const Named<Values>& in) {
-      return Outputs{product(in["x"], in["w"], true, nullptr, M, N, K)};
-    };
-    c.check();
-  }
+  for (const auto& [B, T, K, N] : kSizes)
+    for (const bool biased : {false, true}) {
+      OpCase c(str("linear B", B, " T", T, " K", K, " N", N, biased ? " biased" : ""));
+      c.input("x", {B, T, K}, {-1, 1});
+      c.input("w", {N, K}, {-1, 1});
+      if (biased) c.input("bias", {N}, {-1, 1});
+      c.bits_depend_on_threads = true;  // BLAS blocks each thread's part on its own
+      c.run = [biased = biased](const Named<Var>& in) {
+        return std::vector{ops::linear(in["x"], in["w"], biased ? in["bias"] : Var())};
+      };
+      c.reference = [M = B * T, K = K, N = N, biased = biased](const Named<Values>& in) {
+        return Outputs{product(in["x"], in["w"], true, biased ? &in["bias"] : nullptr, M, N, K)};
+      };
+      c.check();
+    }
 }
 
 TEST(Matmul, WithBias) {

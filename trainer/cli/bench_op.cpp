@@ -12,12 +12,15 @@
 #include "kernels/base/rng.h"
 #include "kernels/ops/activation/activation.h"
 #include "kernels/ops/adamw/adamw.h"
+#include "kernels/ops/attention/attention.h"
 #include "kernels/ops/bench/fma_peak.h"
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 #include "kernels/ops/embedding/embedding.h"
 #include "kernels/ops/matmul/gemm.h"
 #include "kernels/ops/matmul/matmul.h"
 #include "kernels/ops/norm/norm.h"
+#include "kernels/ops/norm/rms_norm.h"
+#include "kernels/ops/rope/rope.h"
 #include "kernels/ops/token_shift/token_shift.h"
 #include "kernels/ops/wkv6/wkv6.h"
 #include "kernels/ops/wkv7/wkv7.h"
@@ -148,7 +151,7 @@ class Inputs {
 std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) {
   const double f = 4, M = static_cast<double>(s.rows()), C = static_cast<double>(s.C);
   const double V = static_cast<double>(s.V), D = static_cast<double>(s.D);
-  const double H = static_cast<double>(s.H), N = static_cast<double>(s.N);
+  const double H = static_cast<double>(s.H), N = static_cast<double>(s.N), F = static_cast<double>(s.F);
   const Shape btc{s.B, s.T, s.C}, c{s.C};
   auto dims = [](std::initializer_list<int64_t> sizes) { return to_string(Shape(sizes)); };
   std::vector<OpBench> ops;
@@ -164,6 +167,11 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
                        [x = in->random(btc), gamma = in->weight(c), beta = in->weight(c)](Tape& tape) {
                          return std::vector{ops::layer_norm(tape.watch(x), gamma(tape), beta(tape))};
                        });
+                 }});
+  ops.push_back({"rms_norm", dims({s.B, s.T, s.C}), {f * 2 * M * C}, {f * 3 * M * C}, [=] {
+                   return Call([x = in->random(btc), gamma = in->weight(c)](Tape& tape) {
+                     return std::vector{ops::rms_norm(tape.watch(x), gamma(tape), 1e-5)};
+                   });
                  }});
   ops.push_back({"group_norm", dims({s.B, s.T, s.H, s.N}) + " gated", {f * 3 * M * C}, {f * 5 * M * C}, [=] {
                    return Call([=, x = in->random(btc), gate = in->random(btc), gamma = in->weight(c),
@@ -205,6 +213,12 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
                    return Call([gate = in->random(btc), value = in->random(btc)](Tape& tape) {
                      return std::vector{ops::sigmoid_mul(tape.watch(gate), tape.watch(value))};
                    });
+                 }});
+  ops.push_back({"silu_mul", dims({s.B, s.T, s.F}), {f * 3 * M * F}, {f * 5 * M * F}, [=] {
+                   return Call(
+                       [gate = in->random({s.B, s.T, s.F}), value = in->random({s.B, s.T, s.F})](Tape& tape) {
+                         return std::vector{ops::silu_mul(tape.watch(gate), tape.watch(value))};
+                       });
                  }});
   // The gradient of a sum is shared, not copied: there is no backward work.
   ops.push_back({"add", dims({s.B, s.T, s.C}), {f * 3 * M * C}, {}, [=] {
@@ -276,6 +290,26 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
                                             .y};
                    });
                  }});
+  ops.push_back({"rope", dims({s.B, s.T, s.H, s.N}), {f * 2 * M * C}, {f * 2 * M * C}, [=] {
+                   return Call([x = in->random({s.B, s.T, s.H, s.N})](Tape& tape) {
+                     return std::vector{ops::rope(tape.watch(x), {})};
+                   });
+                 }});
+  // Two products of T (T + 1) / 2 queries and keys forward; five backward, one of them the scores again.
+  const double attention = 2 * M * (static_cast<double>(s.T) + 1) / 2 * C;
+  ops.push_back(
+      {"attention",
+       dims({s.B, s.T, s.H, s.N}),
+       {f * 4 * M * C, 2 * attention},
+       {f * 8 * M * C, 5 * attention},
+       [=] {
+         const Shape bthn{s.B, s.T, s.H, s.N};
+         return Call([=, q = in->random(bthn), k = in->random(bthn), v = in->random(bthn)](Tape& tape) {
+           return std::vector{
+               ops::attention(tape.watch(q), tape.watch(k), tape.watch(v),
+                              {.scale = 1 / std::sqrt(static_cast<double>(s.N)), .doc_start = {}})};
+         });
+       }});
   // All three products are in the forward pass; backward scales what it left.
   ops.push_back({"cross_entropy",
                  str(dims({s.B, s.T, s.C}), " to ", s.V),

@@ -34,6 +34,9 @@ Var relu_sq(const Var& x) { return of_output("relu_sq", Activation::kReluSq, x);
 Var sigmoid_mul(const Var& gate, const Var& value) {
   return product("sigmoid_mul", Activation::kSigmoidMul, gate, value);
 }
+Var silu_mul(const Var& gate, const Var& value) {
+  return product("silu_mul", Activation::kSiluMul, gate, value);
+}
 Var decay_complement_mul(const Var& w, const Var& key) {
   return product("decay_complement_mul", Activation::kDecayComplementMul, w, key);
 }

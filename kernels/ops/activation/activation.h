@@ -9,6 +9,7 @@ namespace rookery::ops {
 Var tanh(const Var& x);                              // any shape
 Var relu_sq(const Var& x);                           // max(x, 0)^2, the activation of channel mixing
 Var sigmoid_mul(const Var& gate, const Var& value);  // sigmoid(gate) * value, same shapes
+Var silu_mul(const Var& gate, const Var& value);     // gate * sigmoid(gate) * value (SwiGLU), same shapes
 // (1 - exp(-exp(w))) * key: the part of a Finch state that decay w takes away. Same shapes.
 Var decay_complement_mul(const Var& w, const Var& key);
 Var add(const Var& a, const Var& b);  // same shapes; the gradient is shared, not copied
@@ -16,7 +17,7 @@ Var add(const Var& a, const Var& b);  // same shapes; the gradient is shared, no
 }  // namespace rookery::ops
 
 namespace rookery {
-enum class Activation : uint8_t { kTanh, kReluSq, kSigmoidMul, kDecayComplementMul };
+enum class Activation : uint8_t { kTanh, kReluSq, kSigmoidMul, kSiluMul, kDecayComplementMul };
 struct ActivationArgs {
   Activation kind;
   Tensor x, value, y;  // value: the products only

@@ -28,6 +28,17 @@ struct Sigmoid {
     return s * (T(1) - s);
   }
 };
+struct Silu {
+  template <class T>
+  static inline __attribute__((always_inline)) T of(T x) {
+    return vsilu(x);
+  }
+  template <class T>
+  static inline __attribute__((always_inline)) T slope(T x) {
+    const T s = vsigmoid(x);
+    return s * (T(1) + x * (T(1) - s));
+  }
+};
 struct DecayComplement {
   // exp(x) past this is as good as infinite and would give inf * 0.
   template <class T>
@@ -103,6 +114,9 @@ void forward(const ActivationArgs& a) {
       case Activation::kSigmoidMul:
         product_forward<Sigmoid, T>(a, begin, end);
         break;
+      case Activation::kSiluMul:
+        product_forward<Silu, T>(a, begin, end);
+        break;
       case Activation::kDecayComplementMul:
         product_forward<DecayComplement, T>(a, begin, end);
         break;
@@ -114,6 +128,7 @@ template <class T>
 void backward(const ActivationGrad& a) {
   parallel_for(a.dy.device().pool(), a.dy.numel(), kGrain, [&](int64_t begin, int64_t end) {
     if (a.kind == Activation::kSigmoidMul) return product_backward<Sigmoid, T>(a, begin, end);
+    if (a.kind == Activation::kSiluMul) return product_backward<Silu, T>(a, begin, end);
     if (a.kind == Activation::kDecayComplementMul) return product_backward<DecayComplement, T>(a, begin, end);
     if (!a.dx.tensor.defined()) return;
     const T* __restrict dy = a.dy.data<T>();

@@ -89,7 +89,9 @@ Var product(std::string_view name, const Var& x, const Var& w, bool w_out_in, co
 
 }  // namespace
 
-Var linear(const Var& x, const Var& weight) { return product("linear", x, weight, true, Var()); }
+Var linear(const Var& x, const Var& weight, const Var& bias) {
+  return product("linear", x, weight, true, bias);
+}
 Var matmul(const Var& x, const Var& a, const Var& bias) { return product("matmul", x, a, false, bias); }
 
 }  // namespace rookery::ops
