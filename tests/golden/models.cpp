@@ -4,6 +4,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "trainer/models/llama.h"
+#include "trainer/models/llama_paper.h"
+#include "trainer/models/qwen2.h"
 #include "trainer/models/rwkv6.h"
 
 namespace rookery::test {
@@ -28,8 +31,32 @@ std::unique_ptr<Model> rwkv6(const json& c) {
   return make_rwkv6(config);
 }
 
+// The keys of Hugging Face's config.json.
+template <class Config>
+Config hf_sizes(const json& c) {
+  Config config;
+  config.num_layers = c.at("num_hidden_layers");
+  config.hidden_size = c.at("hidden_size");
+  config.num_heads = c.at("num_attention_heads");
+  config.num_kv_heads = c.at("num_key_value_heads");
+  config.head_size = c.at("head_dim");
+  config.ffn_size = c.at("intermediate_size");
+  config.vocab_size = c.at("vocab_size");
+  config.norm_eps = c.at("rms_norm_eps");
+  config.rope_theta = c.at("rope_theta");
+  config.tie_embeddings = c.at("tie_word_embeddings");
+  return config;
+}
+
+std::unique_ptr<Model> llama(const json& c) { return make_llama(hf_sizes<LlamaConfig>(c)); }
+std::unique_ptr<Model> qwen2(const json& c) { return make_qwen2(hf_sizes<Qwen2Config>(c)); }
+std::unique_ptr<Model> llama_paper(const json& c) { return make_llama_paper(sizes<LlamaPaperConfig>(c)); }
+
 const std::map<std::string, std::function<std::unique_ptr<Model>(const json&)>> kBuilders = {
     {"rwkv6", rwkv6},
+    {"hfllama", llama},
+    {"hfqwen2", qwen2},
+    {"gfllama", llama_paper},
 };
 
 }  // namespace

@@ -118,8 +118,10 @@ Command generate_command() {
   c.details =
       "Prints the prompt and what follows, token by token, until --max-tokens, a --stop string or the end of "
       "the text. The same seed gives "
-      "the same text. Memory does not grow with the length: the model keeps a state, which --state-out saves "
-      "and --state-in goes on from.";
+      "the same text. What the model keeps of the text, --state-out saves and --state-in goes on from: in "
+      "RWKV "
+      "models a state whose size does not grow with the length, in models with attention also the keys and "
+      "values of every token.";
   c.options = with_model_options(
       {{"prompt", "TEXT", "what the text begins with; empty: a new text"},
        {"max-tokens", "N", "stop after N tokens", "256"},

@@ -11,8 +11,29 @@ constexpr int64_t kPromptChunk = 256;  // tokens of a prompt in one pass
 constexpr std::string_view kFormat = "rookery-state";
 
 std::string dataset_of(const std::string& slot) { return "/state/" + slot; }
+std::string history_of(const std::string& slot) { return "/history/" + slot; }
 
-h5::Type type_of(const Tensor& t) { return t.dtype() == DType::kF64 ? h5::Type::kF64 : h5::Type::kF32; }
+h5::Type type_of(const Tensor& t) {
+  switch (t.dtype()) {
+    case DType::kF64:
+      return h5::Type::kF64;
+    case DType::kF32:
+      return h5::Type::kF32;
+    case DType::kI64:
+      return h5::Type::kI64;
+    case DType::kI32:
+      return h5::Type::kI32;
+    case DType::kU8:
+      return h5::Type::kU8;
+  }
+  RK_CHECK(false, "[Generator] no type for ", t.dtype());
+}
+
+// The filled rows of the one sequence: [length, ...].
+Tensor rows_of(const nn::SeqContext::History& history) {
+  const std::vector<int64_t> dims(history.rows.shape().begin() + 1, history.rows.shape().end());
+  return history.rows.reshape(Shape(std::span<const int64_t>(dims))).narrow(0, history.length);
+}
 
 }  // namespace
 
@@ -42,6 +63,7 @@ void Generator::save_state(const std::filesystem::path& path, const std::string&
     file.dataset(name, type_of(t), {t.shape().begin(), t.shape().end()}, {t.raw(), t.bytes()});
   };
   for (const auto& [slot, state] : seq_.states()) write(dataset_of(slot), state.value());
+  for (const auto& [slot, history] : seq_.histories()) write(history_of(slot), rows_of(history));
   file.dataset<double>("/logits", logits_);
   file.close();
 }
@@ -54,21 +76,40 @@ void Generator::load_state(const std::filesystem::path& path, const std::string&
   if (file.text("/", "weights") != identity)
     fail(ExitCode::kData, "GEN-05", path.string(), ": the state of other weights (",
          file.text("/", "weights"), "), this is ", identity, ". Use it with the run that wrote it");
-  // One pass over one token shows which slots there are and their shapes.
+  // One pass over one token shows which slots there are and their shapes; of a history the file tells the
+  // length.
+  seq_.clear();
   const int32_t any = 0;
   feed(std::span<const int32_t>(&any, 1));
-  std::vector<std::pair<std::string, Tensor>> states;
-  for (const auto& [slot, state] : seq_.states()) {
-    const Tensor t = empty_like(state.value());
-    const h5::Shape shape(t.shape().begin(), t.shape().end());
-    const auto& info = file.info(dataset_of(slot));
-    if (info.is_text || info.shape != shape || info.type != type_of(t))
+  auto read = [&](const std::string& name, const std::string& slot, const Tensor& like, bool any_length) {
+    const auto& info = file.info(name);
+    h5::Shape shape(like.shape().begin(), like.shape().end());
+    if (any_length && info.shape.size() == shape.size()) shape[0] = info.shape[0];
+    if (info.is_text || info.shape != shape || info.type != type_of(like) || shape[0] == 0)
       fail(ExitCode::kData, "GEN-06", path.string(), ": ", slot,
-           " has another shape or type than the model's ", t.shape(), " of ", to_string(t.dtype()));
-    file.read(dataset_of(slot), h5::Shape(shape.size(), 0), shape, {t.raw(), t.bytes()});
-    states.emplace_back(slot, t);
+           " has another shape or type than the model's ", like.shape(), " of ", to_string(like.dtype()));
+    const std::vector<int64_t> dims(shape.begin(), shape.end());
+    const Tensor t = empty(Shape(std::span<const int64_t>(dims)), like.dtype(), device_);
+    file.read(name, h5::Shape(shape.size(), 0), shape, {t.raw(), t.bytes()});
+    return t;
+  };
+  std::vector<std::pair<std::string, Tensor>> states, histories;
+  for (const auto& [slot, state] : seq_.states())
+    states.emplace_back(slot, read(dataset_of(slot), slot, state.value(), false));
+  for (const auto& [slot, history] : seq_.histories()) {
+    histories.emplace_back(slot, read(history_of(slot), slot, rows_of(history), true));
+    const int64_t length = histories.back().second.dim(0), expected = histories.front().second.dim(0);
+    if (length != expected)
+      fail(ExitCode::kData, "GEN-06", path.string(), ": ", slot, " holds ", length, " tokens, ",
+           histories.front().first, " ", expected,
+           "; expected the same number: the file was not written by --state-out");
   }
   for (const auto& [slot, t] : states) seq_.set(slot, Var(t));
+  for (const auto& [slot, t] : histories) {
+    std::vector<int64_t> dims{1};
+    dims.insert(dims.end(), t.shape().begin(), t.shape().end());
+    seq_.set_history(slot, {t.reshape(Shape(std::span<const int64_t>(dims))), t.dim(0)});
+  }
   logits_ = file.read_vector<double>("/logits", logits_.size());
 }
 

@@ -1,4 +1,5 @@
-// generator.h: text from a model, token by token, in constant memory: all it keeps is the recurrent state.
+// generator.h: text from a model, token by token. All it keeps is what the layers leave in their SeqContext:
+// a recurrent state of constant size, and of attention the keys and values of every token.
 #pragma once
 
 #include <filesystem>

@@ -3,6 +3,9 @@
 #include <functional>
 #include <map>
 
+#include "trainer/models/llama.h"
+#include "trainer/models/llama_paper.h"
+#include "trainer/models/qwen2.h"
 #include "trainer/models/rwkv6.h"
 
 namespace rookery {
@@ -24,7 +27,12 @@ void add(std::unique_ptr<Model> (*make)(const Config&)) {
 
 }  // namespace
 
-void register_models() { add(make_rwkv6); }
+void register_models() {
+  add(make_rwkv6);
+  add(make_llama);
+  add(make_llama_paper);
+  add(make_qwen2);
+}
 
 std::unique_ptr<Model> make_model(const config::ModelConfig& config) {
   const auto maker = makers().find(config.arch());

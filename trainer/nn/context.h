@@ -11,7 +11,7 @@ namespace rookery::nn {
 
 // What a layer sees of the tokens before its own: nothing, a carried state (generation, long texts), or a
 // learned initial state; and where documents start. Layers name their slot ("blocks.0.att.wkv") and ask; they
-// never know which case it is.
+// never know which case it is. A state has a constant size; a history grows by a row per token.
 class SeqContext {
  public:
   Tensor doc_start;    // u8 [B, T], or undefined: tokens of one row are one text
@@ -27,7 +27,24 @@ class SeqContext {
     if (carry) states_[slot] = Var(state.value());
   }
   const std::map<std::string, Var>& states() const { return states_; }
-  void clear() { states_.clear(); }
+
+  // Rows of any shape that a layer keeps of every token, its keys for instance.
+  struct History {
+    Tensor rows;         // [B, capacity, ...], the first `length` of each sequence filled
+    int64_t length = 0;  // tokens
+  };
+  // How many tokens earlier passes left in the slot: the position of this pass's first one.
+  int64_t length(const std::string& slot) const;
+  // x: [B, T, ...]. The rows of all tokens up to the last of x, [B, S, ...] with S >= length(slot) + T; with
+  // `carry` they are kept. The capacity doubles, so that a token does not cost a copy of all before it.
+  Var append(const std::string& slot, const Var& x);
+  const std::map<std::string, History>& histories() const { return histories_; }
+  void set_history(const std::string& slot, History history) { histories_[slot] = std::move(history); }
+
+  void clear() {
+    states_.clear();
+    histories_.clear();
+  }
 
  private:
   Var find(const std::string& slot) const {
@@ -35,6 +52,7 @@ class SeqContext {
     return it == states_.end() ? Var() : it->second;
   }
   std::map<std::string, Var> states_;
+  std::map<std::string, History> histories_;
 };
 
 struct Context {

@@ -50,6 +50,12 @@ Init uniform(double low, double high) {
   };
 }
 
+Init normal(double deviation) {
+  return [deviation](std::span<float> out, const Shape&, const Philox& random) {
+    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(deviation * random.normal(i));
+  };
+}
+
 Init orthogonal(double gain) {
   return [gain](std::span<float> out, const Shape& shape, const Philox& random) {
     RK_CHECK(shape.size() == 2, "[orthogonal] needs a matrix, got ", shape);

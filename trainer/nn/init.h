@@ -16,6 +16,7 @@ using Init = std::function<void(std::span<float> out, const Shape& shape, const 
 
 Init constant(double value);
 Init uniform(double low, double high);
+Init normal(double deviation);  // mean 0
 // (Semi-)orthogonal matrix times gain: the smaller dimension has orthonormal vectors. Two dims only.
 Init orthogonal(double gain);
 // value(i) of flat element i.

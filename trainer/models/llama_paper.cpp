@@ -1,0 +1,138 @@
+// llama_paper.cpp: the transformer baseline of the GoldFinch paper, arXiv 2407.12077 (llama-baseline 1): the
+// skeleton of the RWKV models with attention and SwiGLU in it; names, initial values and optimizer groups of
+// the paper's trainer.
+#include "trainer/models/llama_paper.h"
+
+#include "kernels/ops/activation/activation.h"
+#include "kernels/ops/embedding/embedding.h"
+#include "trainer/models/rwkv_parts.h"
+#include "trainer/nn/attention.h"
+
+namespace rookery {
+namespace {
+
+using nn::Context;
+using nn::Scope;
+
+struct Attention {
+  std::string slot;
+  int64_t head_size;
+  RopeOptions rope;
+  nn::Linear wq, wk, wv, wo;
+
+  Attention(Scope s, const LlamaPaperConfig& c)
+      : slot(s.prefix()),
+        head_size(c.head_size),
+        rope{.pairs = RopePairs::kAdjacent,
+             .theta = c.rope_theta,
+             .scaling = {.kind = RopeScaling::Kind::kLinear, .factor = c.rope_rescale}},
+        wq(s.child("wq"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)),
+        wk(s.child("wk"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)),
+        wv(s.child("wv"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)),
+        wo(s.child("wo"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)) {}
+
+  // x: layer-normed input [B, T, C]; result: [B, T, C].
+  Var operator()(Context& cx, const Var& x) const {
+    const auto [B, T, C] = x.value().dims<3>("[llama_paper] x");
+    const Shape heads{B, T, C / head_size, head_size};
+    return wo(cx, nn::attend(cx, slot, wq(cx, x).reshape(heads), wk(cx, x).reshape(heads),
+                             wv(cx, x).reshape(heads), rope));
+  }
+};
+
+struct Block {
+  nn::LayerNorm ln1, ln2;
+  Attention att;
+  nn::SwiGlu ffn;
+  Block(Scope s, const LlamaPaperConfig& c)
+      : ln1(s.child("ln1"), c.hidden_size),
+        ln2(s.child("ln2"), c.hidden_size),
+        att(s.child("att"), c),
+        ffn(s.child("ffn"), c.hidden_size, c.ffn_size, {"w1", "w3", "w2"}, nn::orthogonal(1.0)) {}
+};
+
+class LlamaPaper : public Model {
+ public:
+  explicit LlamaPaper(const LlamaPaperConfig& config)
+      : c_(config.resolved()),
+        emb_(Scope(parameters).param("emb.weight", {c_.vocab_size, c_.hidden_size}, embedding_init())),
+        ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c_.hidden_size),
+        blocks_(make_blocks()),
+        ln_out_(Scope(parameters).child("ln_out"), c_.hidden_size),
+        head_(Scope(parameters)
+                  .param("head.weight", {c_.vocab_size, c_.hidden_size},
+                         head_init(c_.vocab_size, c_.hidden_size))) {}
+
+  Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
+  int64_t num_blocks() const override { return c_.num_layers; }
+  void block(int64_t i, Context& cx, Carry& carry) override {
+    const Block& b = *blocks_[i];
+    carry.x = ops::add(carry.x, b.att(cx, b.ln1(cx, carry.x)));
+    carry.x = ops::add(carry.x, b.ffn(cx, b.ln2(cx, carry.x)));
+  }
+  Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
+  Parameter& embedding() override { return emb_; }
+  Parameter& head() override { return head_; }
+  OptimGroup optim_group(const Parameter& p) const override { return {1, p.global.size() >= 2}; }
+  double mixer_flops_per_token(int64_t seq_len) const override {
+    return static_cast<double>(c_.num_layers) *
+           nn::attention_flops_per_token(c_.hidden_size / c_.head_size, c_.head_size, seq_len);
+  }
+
+ private:
+  std::vector<std::unique_ptr<Block>> make_blocks() {
+    std::vector<std::unique_ptr<Block>> blocks;
+    for (int64_t i = 0; i < c_.num_layers; ++i)
+      blocks.push_back(
+          std::make_unique<Block>(Scope(parameters).child("blocks").child(std::to_string(i)), c_));
+    return blocks;
+  }
+
+  LlamaPaperConfig c_;
+  Parameter& emb_;
+  nn::LayerNorm ln0_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  nn::LayerNorm ln_out_;
+  Parameter& head_;
+};
+
+}  // namespace
+
+void LlamaPaperConfig::fields(config::Visitor& v) {
+  v("num_layers", num_layers, "blocks").between(1, 1024);
+  v("hidden_size", hidden_size, "width of the residual stream and the attention").between(1, 1 << 17);
+  v("head_size", head_size, "channels of one head, even; 64 in the paper").between(2, 1 << 12);
+  v("ffn_size", ffn_size, "width of the SwiGLU layers; 0: 8/3 hidden_size, down to a multiple of 32")
+      .between(0, 1 << 20);
+  v("vocab_size", vocab_size, "rows of the embedding and the head; above every token id")
+      .between(2, 1 << 24)
+      .required();
+  v("rope_theta", rope_theta, "base of the rotary positions").positive();
+  v("rope_rescale", rope_rescale, "positions are divided by this (interpolation, for longer texts)")
+      .at_least(1);
+}
+
+void LlamaPaperConfig::check(std::vector<config::Finding>& findings) const {
+  if (hidden_size % head_size != 0)
+    findings.push_back(
+        {"model.hidden_size", str("hidden_size ", hidden_size, " is not a multiple of head_size ", head_size,
+                                  "; choose one that is")});
+  if (head_size % 2 != 0)
+    findings.push_back(
+        {"model.head_size", str("heads of ", head_size, " channels: rotary positions need an even number")});
+  if (resolved().ffn_size == 0)
+    findings.push_back({"model.ffn_size", str("8/3 hidden_size ", hidden_size,
+                                              " is less than 32; set ffn_size, or a larger hidden_size")});
+}
+
+LlamaPaperConfig LlamaPaperConfig::resolved() const {
+  LlamaPaperConfig c = *this;
+  if (c.ffn_size == 0) c.ffn_size = c.hidden_size * 8 / 3 / 32 * 32;
+  return c;
+}
+
+std::unique_ptr<Model> make_llama_paper(const LlamaPaperConfig& config) {
+  return std::make_unique<LlamaPaper>(config);
+}
+
+}  // namespace rookery

@@ -1,0 +1,47 @@
+#include "trainer/nn/attention.h"
+
+#include <cmath>
+
+#include "kernels/ops/attention/attention.h"
+
+namespace rookery::nn {
+
+Var attend(Context& cx, const std::string& slot, const Var& q, const Var& k, const Var& v,
+           std::optional<RopeOptions> rope) {
+  const auto [B, T, H, N] = q.value().dims<4>("[attend] q");
+  const int64_t past = cx.seq.length(slot + "k");
+  Var queries = q, keys = k;
+  if (rope) {
+    rope->offset = past;
+    queries = ops::rope(q, *rope);
+    keys = ops::rope(k, *rope);
+  }
+  keys = cx.seq.append(slot + "k", keys);
+  const Var values = cx.seq.append(slot + "v", v);
+  return ops::attention(queries, keys, values,
+                        {1 / std::sqrt(static_cast<double>(N)), past, cx.seq.doc_start})
+      .reshape({B, T, H * N});
+}
+
+GroupedAttention::GroupedAttention(Scope s, const Sizes& n, const RopeOptions& rope_options, const Init& init,
+                                   const Init& init_output, Bias qkv_bias)
+    : slot(s.prefix()),
+      sizes(n),
+      rope(rope_options),
+      q_proj(s.child("q_proj"), n.channels, n.num_heads * n.head_dim, init, qkv_bias),
+      k_proj(s.child("k_proj"), n.channels, n.num_kv_heads * n.head_dim, init, qkv_bias),
+      v_proj(s.child("v_proj"), n.channels, n.num_kv_heads * n.head_dim, init, qkv_bias),
+      o_proj(s.child("o_proj"), n.num_heads * n.head_dim, n.channels, init_output) {}
+
+Var GroupedAttention::operator()(Context& cx, const Var& x) const {
+  const int64_t B = x.shape()[0], T = x.shape()[1], N = sizes.head_dim;
+  const Shape keys{B, T, sizes.num_kv_heads, N};
+  return o_proj(cx, attend(cx, slot, q_proj(cx, x).reshape({B, T, sizes.num_heads, N}),
+                           k_proj(cx, x).reshape(keys), v_proj(cx, x).reshape(keys), rope));
+}
+
+double attention_flops_per_token(int64_t num_heads, int64_t head_dim, int64_t seq_len) {
+  return 2.0 * static_cast<double>(seq_len + 1) * static_cast<double>(num_heads * head_dim);
+}
+
+}  // namespace rookery::nn
