@@ -10,6 +10,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/support/wkv6_ref.h"
@@ -264,9 +265,10 @@ TEST(Wkv6, PackedDocumentsEqualSeparateOnes) {
 
 TEST(Wkv6, CarriedStateEqualsOneCall) {
   for (DType dtype : {DType::kF32, DType::kF64}) {
-    for (int64_t cut : {16, 32, 48, 7, 33}) {
-      const Case whole = make_case(1, 70, 2, 64, true);
-      Case first = part(whole, 0, cut), second = part(whole, cut, 70);
+    for (const auto& [T, cut] : std::vector<std::pair<int64_t, int64_t>>{
+             {70, 16}, {70, 32}, {70, 48}, {70, 7}, {70, 33}, {600, 256}, {600, 144}, {600, 400}}) {
+      const Case whole = make_case(1, T, 2, 64, true);
+      Case first = part(whole, 0, cut), second = part(whole, cut, T);
       second.ref.state0 = run(first, dtype, best_cpu_isa()).state;
       const Results b = run(second, dtype, best_cpu_isa());
       first.dstate = b.dstate0;
@@ -283,6 +285,18 @@ TEST(Wkv6, CarriedStateEqualsOneCall) {
   }
 }
 
+// Several segments, blocks of the forward pass and groups of heads, the last of each not full.
+TEST(Wkv6, LongSequencesAndManyHeads) {
+  Case c = make_case(2, 2 * kWkv6Segment + 21, 3, 32, true);
+  check(c, "three segments");
+  c.ref.doc_start.assign(2 * c.ref.T, 0);
+  for (int64_t t : {int64_t{63}, int64_t{64}, kWkv6Segment - 1, kWkv6Segment}) c.ref.doc_start[t] = 1;
+  c.ref.doc_start[c.ref.T + 2 * kWkv6Segment] = 1;
+  check(c, "document starts around the edges");
+  check(make_case(2, 130, wkv6_group(64) + 3, 64, false), "two groups of heads");
+  check(make_case(1, 20, 2, 520, false), "heads wider than a group");
+}
+
 TEST(Wkv6, SameBitsAgainAndWithMoreThreads) {
   for (CpuIsa isa : present_isas()) {
     const Case c = make_case(2, 45, 2, 64, true);
@@ -290,6 +304,8 @@ TEST(Wkv6, SameBitsAgainAndWithMoreThreads) {
     expect_same(once, run(c, DType::kF32, isa, 1), str("again, ", isa));
     expect_same(once, run(c, DType::kF32, isa, 2), str("2 threads, ", isa));  // 4 heads: no strips
     expect_same(once, run(c, DType::kF32, isa, 4), str("4 threads, ", isa));
+    const Case wide = make_case(2, 150, wkv6_group(32) + 1, 32, true);  // other groups of heads
+    expect_same(run(wide, DType::kF32, isa, 1), run(wide, DType::kF32, isa, 3), str("3 threads, ", isa));
   }
 }
 

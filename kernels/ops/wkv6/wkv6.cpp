@@ -32,11 +32,15 @@ WkvOut recurrence(std::string_view name, const Var& r, const Var& k, const Var& 
   // Heads of all sequences are shared out over the threads; where they are fewer, their columns are cut too.
   const int64_t strips = std::clamp<int64_t>((threads + B * H - 1) / (B * H), 1, wkv6_padded(N) / kWkv6Pad);
 
-  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, dtype, device);
+  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, dtype, device), saved;
+  const std::array inputs{r, k, v, w, u, state0};
+  const bool differentiable =
+      std::any_of(inputs.begin(), inputs.end(), [](const Var& x) { return x.tracked(); });
+  if (differentiable && T > kWkv6Segment) {
+    saved = empty({B, (T - 1) / kWkv6Segment, H, N, N}, dtype, device);
+  }
   kForward(device, {r.value(), k.value(), v.value(), w.value(), u.value(), state0.value(), doc_start, y,
-                    state, strips, empty({threads, wkv6_forward_scratch(N)}, dtype, device)});
-  // The states are not kept: the backward pass recomputes them head by head, at about a sixth of its time,
-  // where one per 16 tokens of all heads would take N / 16 times the memory of r.
+                    state, saved, strips, empty({threads, wkv6_forward_scratch(N)}, dtype, device)});
   std::vector<Var> out = record(name, {r, k, v, w, u, state0}, std::array{y, state},
                                 [=, r = r.value(), k = k.value(), v = v.value(), w = w.value(), u = u.value(),
                                  state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
@@ -44,8 +48,8 @@ WkvOut recurrence(std::string_view name, const Var& r, const Var& k, const Var& 
                                   const Shape channel_parts{B * H * strips, wkv6_padded(N)};
                                   const Tensor dy =
                                       grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);
-                                  Wkv6Grad a{r,  k,  v,  w,  u,  state0, doc_start, dy, grad[1], {},
-                                             {}, {}, {}, {}, {}, strips, {},        {}, {},      {}};
+                                  Wkv6Grad a{r,  k,  v,  w,  u,  state0, doc_start, saved, dy, grad[1], {},
+                                             {}, {}, {}, {}, {}, strips, {},        {},    {}, {}};
                                   for (Tensor* d : {&a.dr, &a.dk, &a.dv}) *d = empty_like(r);
                                   if (!fixed_decay) {
                                     a.dw.tensor = empty_like(r);

@@ -31,22 +31,32 @@ namespace rookery {
 // multiple of kWkv6Pad elements; a strip is a multiple of that many columns.
 inline constexpr int64_t kWkv6Pad = 32;
 inline constexpr int64_t kWkv6Block = 16;  // tokens between two states that the backward pass keeps
+// Tokens between two states that the forward pass saves for it: N / 256 times the memory of r. Its other
+// states it recomputes segment by segment, at about a sixth of its time.
+inline constexpr int64_t kWkv6Segment = 256;
 inline int64_t wkv6_padded(int64_t N) { return (N + kWkv6Pad - 1) / kWkv6Pad * kWkv6Pad; }
-// Elements of scratch per thread: forward a state and some rows; backward also a state per block of the
-// sequence, up to one per token of a block, and the decays.
-inline int64_t wkv6_forward_scratch(int64_t N) { return (wkv6_padded(N) + 40) * wkv6_padded(N); }
+// Strips of one sequence that a thread takes through time together: their states are [512, padded N].
+inline int64_t wkv6_group(int64_t N) { return wkv6_padded(N) < 512 ? 512 / wkv6_padded(N) : 1; }
+// Elements of scratch per thread: forward the states of a group and some rows; backward also a state per
+// block of a segment, up to one per token of a block, and the decays of a segment.
+inline int64_t wkv6_forward_scratch(int64_t N) {
+  const int64_t P = wkv6_padded(N);
+  return (wkv6_group(N) * P + 40) * P;
+}
 inline int64_t wkv6_backward_scratch(int64_t T, int64_t N) {
-  const int64_t P = wkv6_padded(N), states = (T + kWkv6Block - 1) / kWkv6Block + kWkv6Block + 1;
-  return (states * P + T + 80) * P;
+  const int64_t P = wkv6_padded(N), tokens = T < kWkv6Segment ? T : kWkv6Segment;
+  const int64_t states = wkv6_group(N) + (tokens + kWkv6Block - 1) / kWkv6Block + kWkv6Block;
+  return (states * P + tokens + 80) * P;
 }
 struct Wkv6Args {
   Tensor r, k, v, w, u, state0, doc_start;  // the last two may be undefined; w [B, T, H, N] or [H, N]
   Tensor y, state;
+  Tensor saved;    // [B, segments - 1, H, N, N], the states between segments; undefined: not wanted
   int64_t strips;  // per head
   Tensor scratch;  // [threads, wkv6_forward_scratch]
 };
 struct Wkv6Grad {
-  Tensor r, k, v, w, u, state0, doc_start;
+  Tensor r, k, v, w, u, state0, doc_start, saved;
   Tensor dy, dstate;           // dstate undefined: zero
   Tensor dr, dk, dv, dstate0;  // overwritten; dstate0 may be undefined
   GradTarget dw, du;           // overwritten where w is [B, T, H, N]; of an [H, N] undefined: not wanted

@@ -1,5 +1,6 @@
-// wkv6_cpu.cpp: the WKV6 recurrence on the CPU, forward and backward, for one (sequence, head, strip of value
-// columns) at a time. Formulas of one token: tests/support/wkv6_ref.h. Arguments and scratch: wkv6.h.
+// wkv6_cpu.cpp: the recurrences of WKV6 and WKV5 on the CPU, forward and backward, for one (sequence, head,
+// strip of value columns) at a time. Formulas of one token: tests/support/wkv6_ref.h. Arguments and scratch:
+// wkv6.h.
 //
 // Tokens are taken in chunks of up to 4, cut at document starts and at multiples of 16. Inside a chunk, with
 // w_t the decay of token t, S the state at entry and D the gradient of the state at exit,
@@ -32,8 +33,9 @@ namespace {
 // Vectors of a state row that a tile keeps in registers: AVX-512 has twice as many.
 constexpr int kForwardTile = kVectorBytes == 64 ? 2 : 1;
 constexpr int kBackwardTile = kVectorBytes == 64 ? 2 : 1;
-constexpr int L = 4;          // tokens of a chunk
-constexpr int kPrefetch = 8;  // tokens ahead
+constexpr int L = 4;                   // tokens of a chunk
+constexpr int kPrefetch = 8;           // tokens ahead, of the same head
+constexpr int64_t kForwardBlock = 64;  // tokens of a head before the next head of its group has its turn
 
 // The tensors of a call as pointers; null where undefined.
 template <class T>
@@ -57,6 +59,22 @@ RK_INLINE Strip<T> strip_of(const Inputs<T>& in, int64_t item) {
   const int64_t s = item % in.strips, head = item / in.strips;
   const int64_t first = units * s / in.strips * kWkv6Pad, last = units * (s + 1) / in.strips * kWkv6Pad;
   return {head / in.H, head % in.H, first, last - first, units * kWkv6Pad};
+}
+
+// The strips [begin, end) in groups of one sequence, as f(first, last). Rows of one head lie H * N elements
+// apart in [B,T,H,N]: the heads of a group go through a piece of time one after another before any of them
+// goes on, so that memory is read in long stretches, however long the sequence is.
+template <class T, class F>
+RK_INLINE void for_each_group(const Inputs<T>& in, int64_t begin, int64_t end, F&& f) {
+  const int64_t sequence = in.H * in.strips;
+  while (begin < end) {
+    const int64_t next_sequence = (begin / sequence + 1) * sequence;
+    int64_t last = begin + wkv6_group(in.N);
+    if (last > end) last = end;
+    if (last > next_sequence) last = next_sequence;
+    f(begin, last);
+    begin = last;
+  }
 }
 
 // The tokens of a chunk that starts at t: up to 4, not past a multiple of 16, not into the next document.
@@ -176,10 +194,28 @@ RK_INLINE void make_coefficients(T* out, T* score_out, const Rows<T>& r, const R
   for (int q = 0; q < L * L; q += W) store(score_out + q, lane_sums<T>(score + q));
 }
 
+// What the heads of a group need for the next block, fetched a few lines at a time between the multiply-adds
+// of this one: the processor stops where more lines are asked for than it can have under way.
+template <class T>
+struct Ahead {
+  const T* from[5];  // in r, k, v, y and w, the last only where each token has its own
+  int tensors;
+  int64_t step;  // elements of each tensor
+};
+template <class T>
+RK_INLINE void fetch(Ahead<T>& ahead) {
+  for (int q = 0; q < ahead.tensors; ++q) {
+    for (int64_t x = 0; x < ahead.step; x += 64 / int64_t(sizeof(T))) {
+      __builtin_prefetch(ahead.from[q] + x, 0, 2);
+    }
+    ahead.from[q] += ahead.step;
+  }
+}
+
 // C vectors of value columns, over all keys: y = read S + score v, then S <- keep S + write v.
 template <class T, int C>
 RK_INLINE void forward_tile(T* S, T* const* y, const Rows<T>& v, int64_t j, int64_t J, const T* c,
-                            const T* score, int64_t P) {
+                            const T* score, int64_t P, Ahead<T>& ahead) {
   using Vec = typename Simd<T>::Vec;
   constexpr int W = Simd<T>::kLanes;
   Vec vv[L][C], yy[L][C];
@@ -195,6 +231,7 @@ RK_INLINE void forward_tile(T* S, T* const* y, const Rows<T>& v, int64_t j, int6
   }
   S += j;
   for (int64_t i = 0; i < P; i += W, c += (kCoefficients - 1) * W) {
+    fetch(ahead);
     for (int l = 0; l < W; ++l, ++c, S += J) {
 #pragma GCC unroll 4
       for (int q = 0; q < C; ++q) {
@@ -217,23 +254,34 @@ RK_INLINE void forward_tile(T* S, T* const* y, const Rows<T>& v, int64_t j, int6
 
 template <class T>
 struct Outputs {
-  T *y, *state;
+  T *y, *state, *saved;
 };
 
+// The state of a head [N, N] at the start of a segment after the first, in `saved`.
 template <class T>
-void forward_strip(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, T* memory) {
-  constexpr int kTile = kForwardTile * Simd<T>::kLanes;
+RK_INLINE int64_t saved_at(const Inputs<T>& in, const Strip<T>& x, int64_t segment) {
+  const int64_t later = (in.tokens - 1) / kWkv6Segment;
+  return ((x.b * later + segment - 1) * in.H + x.h) * in.N * in.N;
+}
+
+// Tokens [begin, end) of strip `index` of `count` in a group. Its state S [P,J] stays in `memory` until its
+// next turn.
+template <class T>
+void forward_block(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, int64_t index, int64_t count,
+                   int64_t begin, int64_t end, T* memory) {
+  constexpr int W = Simd<T>::kLanes, kTile = kForwardTile * W;
   const int64_t N = in.N, P = x.P, J = x.J, stride = in.H * N;
   const int64_t columns = N - x.first < J ? N - x.first : J;  // the rest of the strip is padding
-  Scratch<T> scratch{memory};
-  T *S = scratch.take(P * J), *u = scratch.take(P), *w = scratch.take(L * P),
-    *stage = scratch.take(3 * L * P), *spare = scratch.take(2 * L * J), *ones = scratch.take(P);
+  T* S = memory + index * P * P;
+  Scratch<T> scratch{memory + wkv6_group(N) * P * P};
+  T *u = scratch.take(P), *w = scratch.take(L * P), *stage = scratch.take(3 * L * P),
+    *spare = scratch.take(2 * L * J), *ones = scratch.take(P);
   T *c = scratch.take(kCoefficients * P), score[L * L];
 
-  fill(S, P * J, T(0));
   const int64_t state_at = (x.b * in.H + x.h) * N * N + x.first;
-  if (in.state0) {
-    for (int64_t i = 0; i < N; ++i) copy_row(S + i * J, in.state0 + state_at + i * N, columns);
+  if (begin == 0) {
+    fill(S, P * J, T(0));
+    for (int64_t i = 0; in.state0 && i < N; ++i) copy_row(S + i * J, in.state0 + state_at + i * N, columns);
   }
   fill(ones, P, T(1));
   fill(u, P, T(0));
@@ -242,7 +290,7 @@ void forward_strip(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, 
 
   const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
   int tokens;
-  for (int64_t t = 0; t < in.tokens; t += tokens) {
+  for (int64_t t = begin; t < end; t += tokens) {
     tokens = chunk_tokens(doc_start, t, in.tokens);
     if (doc_start && doc_start[t]) fill(S, P * J, T(0));
     const int64_t at = (x.b * in.tokens + t) * stride + x.h * N;
@@ -259,13 +307,25 @@ void forward_strip(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, 
       for (int64_t j = 0; j < columns; j += 64 / int64_t(sizeof(T)))
         __builtin_prefetch(y + (s + kPrefetch) * stride + j, 1);
     }
-    for (int64_t j = 0; j < J; j += kTile) forward_tile<T, kForwardTile>(S, to, v, j, J, c, score, P);
+    // Of the rows of the group in the next block, taken as they lie in memory, each strip fetches its share.
+    const int64_t row = index * (end - begin) + t - begin;
+    const int64_t next =
+        (x.b * in.tokens + end + row / count) * stride + (x.h - index / in.strips + row % count) * N;
+    Ahead<T> ahead{{in.r + next, in.k + next, in.v + next, a.y + next, in.w + next},
+                   in.fixed_decay ? 4 : 5,
+                   L * N * kTile * W / (P * J)};
+    for (int64_t j = 0; j < J; j += kTile) {
+      forward_tile<T, kForwardTile>(S, to, v, j, J, c, score, P, ahead);
+    }
     if (columns < J) {
       for (int s = 0; s < tokens; ++s) copy_row(y + s * stride, to[s], columns);
     }
   }
-  if (a.state) {
+  if (end == in.tokens) {
     for (int64_t i = 0; i < N; ++i) copy_row(a.state + state_at + i * N, S + i * J, columns);
+  } else if (a.saved && end % kWkv6Segment == 0) {
+    T* saved = a.saved + saved_at(in, x, end / kWkv6Segment) + x.first;
+    for (int64_t i = 0; i < N; ++i) copy_row(saved + i * N, S + i * J, columns);
   }
 }
 
@@ -547,19 +607,23 @@ RK_INLINE void finish_rows(const OutRows<T>& out, int64_t P, T* to, int64_t stri
 // Gradients of one strip: dr, dk, dw and du are its share of them; du, and dw of a fixed decay, one row.
 template <class T>
 struct Gradients {
-  const T *dy, *dstate;
+  const T *dy, *dstate, *saved;
   T *dr, *dk, *dv, *dw, *du, *dstate0;
 };
 
+// Tokens [begin, end), a segment, of strip `index` of a group. The gradient D of its state, at exit of the
+// segment and then at entry, stays in `memory` until its next turn.
 template <class T>
-void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& x, T* memory) {
+void backward_segment(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& x, int64_t index,
+                      int64_t begin, int64_t end, T* memory) {
   constexpr int kTile = kBackwardTile * Simd<T>::kLanes;
   const int64_t N = in.N, P = x.P, J = x.J, stride = in.H * N;
   const int64_t columns = N - x.first < J ? N - x.first : J;
-  const int64_t blocks = (in.tokens + kWkv6Block - 1) / kWkv6Block, state = J * P;
-  Scratch<T> scratch{memory};
+  const int64_t blocks = (end - begin + kWkv6Block - 1) / kWkv6Block, state = J * P;
+  T* D = memory + index * P * P;
+  Scratch<T> scratch{memory + wkv6_group(N) * P * P};
   T *states = scratch.take(blocks * state), *entries = scratch.take(kWkv6Block * state),
-    *D = scratch.take(state), *w = scratch.take(in.tokens * P), *ones = scratch.take(P), *u = scratch.take(P),
+    *w = scratch.take((end - begin) * P), *ones = scratch.take(P), *u = scratch.take(P),
     *raw_fixed = scratch.take(P), *stage = scratch.take(3 * L * P), *v_stage = scratch.take(2 * L * J),
     *dread = scratch.take(L * P), *dwrite = scratch.take(L * P), *dkeep = scratch.take(P),
     *dv_lanes = scratch.take(L * J), *v_lanes = scratch.take(L * J), *dy_lanes = scratch.take(L * J),
@@ -569,25 +633,26 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
   fill(ones, P, T(1));
   fill(u, P, T(0));
   copy_row(u, in.u + x.h * N, N);
-  fill(a.du, P, T(0));
-  if (in.fixed_decay) {
-    fixed_decays(raw_fixed, w, in.w + x.h * N, P, N);
-    fill(a.dw, P, T(0));
-  }
+  if (in.fixed_decay) fixed_decays(raw_fixed, w, in.w + x.h * N, P, N);
   const auto decays_of = [&](int64_t t, int n) {
-    return in.fixed_decay ? decay_rows(w, 0, ones, n) : decay_rows(w + t * P, P, ones, n);
+    return in.fixed_decay ? decay_rows(w, 0, ones, n) : decay_rows(w + (t - begin) * P, P, ones, n);
   };
 
   const int64_t state_at = (x.b * in.H + x.h) * N * N + x.first;
   const auto transposed_in = [&](T* to, const T* from) {
     fill(to, state, T(0));
-    if (!from) return;
-    for (int64_t i = 0; i < N; ++i) {
-      for (int64_t j = 0; j < columns; ++j) to[j * P + i] = from[state_at + i * N + j];
+    for (int64_t i = 0; from && i < N; ++i) {
+      for (int64_t j = 0; j < columns; ++j) to[j * P + i] = from[i * N + j];
     }
   };
-  transposed_in(states, in.state0);
-  transposed_in(D, a.dstate);
+  const T* entry_state = in.state0 ? in.state0 + state_at : nullptr;
+  if (begin > 0) entry_state = a.saved + saved_at(in, x, begin / kWkv6Segment) + x.first;
+  transposed_in(states, entry_state);
+  if (end == in.tokens) {
+    transposed_in(D, a.dstate ? a.dstate + state_at : nullptr);
+    fill(a.du, P, T(0));
+    if (in.fixed_decay) fill(a.dw, P, T(0));
+  }
 
   const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
   const auto row_at = [&](int64_t t) { return (x.b * in.tokens + t) * stride + x.h * N; };
@@ -603,15 +668,15 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
   // The state at the start of every block.
   int tokens;
   T* now = states;
-  for (int64_t t = 0; t < in.tokens; t += tokens) {
+  for (int64_t t = begin; t < end; t += tokens) {
     tokens = chunk_tokens(doc_start, t, in.tokens);
     if (doc_start && doc_start[t]) fill(now, state, T(0));
     if (!in.fixed_decay) {
-      decays(w + t * P, rows(stage, P, in.w + row_at(t), stride, tokens, N, kPrefetch), P, tokens);
+      decays(w + (t - begin) * P, rows(stage, P, in.w + row_at(t), stride, tokens, N, kPrefetch), P, tokens);
     }
-    const int64_t end = t + tokens;
-    if (end == in.tokens) break;
-    T* next = end % kWkv6Block ? entries : states + end / kWkv6Block * state;
+    const int64_t next_t = t + tokens;
+    if (next_t == end) break;
+    T* next = next_t % kWkv6Block ? entries : states + (next_t - begin) / kWkv6Block * state;
     advance(next, now, t, tokens, kPrefetch);
     now = next;
   }
@@ -621,9 +686,9 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
     int64_t start[kWkv6Block + 1];
     T* entry[kWkv6Block];
     int chunks = 0;
-    start[0] = block * kWkv6Block;
+    start[0] = begin + block * kWkv6Block;
     entry[0] = states + block * state;
-    const int64_t block_end = start[0] + kWkv6Block < in.tokens ? start[0] + kWkv6Block : in.tokens;
+    const int64_t block_end = start[0] + kWkv6Block < end ? start[0] + kWkv6Block : end;
     for (;;) {
       const int64_t t = start[chunks];
       const int n = chunk_tokens(doc_start, t, in.tokens);
@@ -675,6 +740,7 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& a, const Strip<T>& 
       if (doc_start && doc_start[t]) fill(D, state, T(0));
     }
   }
+  if (begin > 0) return;
   if (in.fixed_decay) raw_decay_gradient(a.dw, w, raw_fixed, P);
   if (a.dstate0) {
     for (int64_t i = 0; i < N; ++i) {
@@ -725,12 +791,18 @@ RK_INLINE void sum_parts(const GradTarget& to, const T* parts, const Inputs<T>& 
 template <class T>
 RK_INLINE void forward(const Wkv6Args& a) {
   const Inputs<T> in = inputs<T>(a);
-  const Outputs<T> out{a.y.data<T>(), a.state.data<T>()};
+  const Outputs<T> out{pointer<T>(a.y), pointer<T>(a.state), pointer<T>(a.saved)};
   T* scratch = a.scratch.data<T>();
   parallel_parts(a.r.device().pool(), in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
-    for (int64_t item = begin; item < end; ++item) {
-      forward_strip(in, out, strip_of(in, item), scratch + part * wkv6_forward_scratch(in.N));
-    }
+    T* memory = scratch + part * wkv6_forward_scratch(in.N);
+    for_each_group(in, begin, end, [&](int64_t first, int64_t last) {
+      for (int64_t t = 0; t < in.tokens; t += kForwardBlock) {
+        const int64_t block_end = t + kForwardBlock < in.tokens ? t + kForwardBlock : in.tokens;
+        for (int64_t item = first; item < last; ++item) {
+          forward_block(in, out, strip_of(in, item), item - first, last - first, t, block_end, memory);
+        }
+      }
+    });
   });
 }
 
@@ -739,13 +811,19 @@ RK_INLINE void backward(const Wkv6Grad& a) {
   ThreadPool& pool = a.r.device().pool();
   const Inputs<T> in = inputs<T>(a);
   const int64_t P = wkv6_padded(in.N), numel = a.r.numel();
-  const Gradients<T> whole{pointer<T>(a.dy),       pointer<T>(a.dstate),
-                           pointer<T>(a.dr),       pointer<T>(a.dk),
-                           pointer<T>(a.dv),       pointer<T>(in.fixed_decay ? a.dw_parts : a.dw.tensor),
-                           pointer<T>(a.du_parts), pointer<T>(a.dstate0)};
+  const Gradients<T> whole{pointer<T>(a.dy),
+                           pointer<T>(a.dstate),
+                           pointer<T>(a.saved),
+                           pointer<T>(a.dr),
+                           pointer<T>(a.dk),
+                           pointer<T>(a.dv),
+                           pointer<T>(in.fixed_decay ? a.dw_parts : a.dw.tensor),
+                           pointer<T>(a.du_parts),
+                           pointer<T>(a.dstate0)};
   T *scratch = a.scratch.data<T>(), *parts = pointer<T>(a.parts);
   parallel_parts(pool, in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
-    for (int64_t item = begin; item < end; ++item) {
+    T* memory = scratch + part * wkv6_backward_scratch(in.tokens, in.N);
+    const auto gradients_of = [&](int64_t item) {
       Gradients<T> own = whole;
       own.du += item * P;
       if (in.strips > 1) {
@@ -754,8 +832,16 @@ RK_INLINE void backward(const Wkv6Grad& a) {
         own.dw = own.dk + numel;
       }
       if (in.fixed_decay) own.dw = whole.dw + item * P;
-      backward_strip(in, own, strip_of(in, item), scratch + part * wkv6_backward_scratch(in.tokens, in.N));
-    }
+      return own;
+    };
+    for_each_group(in, begin, end, [&](int64_t first, int64_t last) {
+      for (int64_t t = (in.tokens - 1) / kWkv6Segment * kWkv6Segment; t >= 0; t -= kWkv6Segment) {
+        const int64_t segment_end = t + kWkv6Segment < in.tokens ? t + kWkv6Segment : in.tokens;
+        for (int64_t item = first; item < last; ++item) {
+          backward_segment(in, gradients_of(item), strip_of(in, item), item - first, t, segment_end, memory);
+        }
+      }
+    });
   });
   if (in.strips > 1) {
     parallel_for(pool, numel, 4096, [&](int64_t begin, int64_t end) {
