@@ -142,16 +142,27 @@ void Loader::check_sources() {
   }
 }
 
-void Loader::read_row(int64_t sample, int64_t row, Batch& batch) const {
+namespace {
+
+Batch empty_batch(int64_t rows, int64_t seq_len) {
+  Batch batch;
+  batch.rows = rows;
+  batch.seq_len = seq_len;
+  const size_t size = static_cast<size_t>(rows * seq_len);
+  batch.x.resize(size);
+  batch.y.resize(size);
+  batch.doc_start.resize(size);
+  batch.samples.resize(static_cast<size_t>(rows));
+  return batch;
+}
+
+void read_row(const TokenSet& set, int64_t start, int64_t vocab_size, int64_t row, Batch& batch) {
   const int64_t T = batch.seq_len;
-  const Mixture::Choice choice = mixture_.at(sample);
-  const TokenSet& set = *sources_[choice.source].set;
-  const int64_t start = samplers_[choice.source]->start(choice.sample);
   const int64_t before =
       start > 0 ? 1 : 0;  // the token before the window tells whether a document starts with it
   std::vector<int32_t> tokens(static_cast<size_t>(before + T + 1));
   set.read(start - before, tokens);
-  check_ids(set, start - before, tokens, options_.vocab_size);
+  check_ids(set, start - before, tokens, vocab_size);
   const int32_t* window = tokens.data() + before;
   std::copy_n(window, T, batch.x.begin() + row * T);
   std::copy_n(window + 1, T, batch.y.begin() + row * T);
@@ -159,19 +170,29 @@ void Loader::read_row(int64_t sample, int64_t row, Batch& batch) const {
   starts[0] = start == 0 || window[-1] == set.eot_id();
   for (size_t t = 1; t < starts.size(); ++t) starts[t] = window[t - 1] == set.eot_id();
   set.mark_doc_starts(start, starts);
-  batch.samples[static_cast<size_t>(row)] = sample;
+}
+
+}  // namespace
+
+Batch read_windows(const TokenSet& set, std::span<const int64_t> starts, int64_t seq_len,
+                   int64_t vocab_size) {
+  Batch batch = empty_batch(static_cast<int64_t>(starts.size()), seq_len);
+  for (int64_t row = 0; row < batch.rows; ++row) {
+    read_row(set, starts[row], vocab_size, row, batch);
+    batch.samples[row] = starts[row] / seq_len;
+  }
+  return batch;
 }
 
 Batch Loader::read(int64_t first, int64_t rows) const {
-  Batch batch;
-  batch.rows = rows;
-  batch.seq_len = options_.sampling.seq_len;
-  const size_t size = static_cast<size_t>(rows * batch.seq_len);
-  batch.x.resize(size);
-  batch.y.resize(size);
-  batch.doc_start.resize(size);
-  batch.samples.resize(static_cast<size_t>(rows));
-  for (int64_t j = 0; j < rows; ++j) read_row(first + j * options_.world + options_.rank, j, batch);
+  Batch batch = empty_batch(rows, options_.sampling.seq_len);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t sample = first + row * options_.world + options_.rank;
+    const Mixture::Choice choice = mixture_.at(sample);
+    read_row(*sources_[choice.source].set, samplers_[choice.source]->start(choice.sample),
+             options_.vocab_size, row, batch);
+    batch.samples[row] = sample;
+  }
   return batch;
 }
 

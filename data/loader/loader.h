@@ -67,7 +67,6 @@ class Loader {
  private:
   struct Ahead;  // the thread and its queue
   void check_sources();
-  void read_row(int64_t sample, int64_t row, Batch& batch) const;
 
   std::vector<LoaderSource> sources_;
   LoaderOptions options_;
@@ -76,6 +75,10 @@ class Loader {
   std::vector<std::string> warnings_;
   std::unique_ptr<Ahead> ahead_;
 };
+
+// A batch of so many windows of T tokens of one set, from these positions on; samples are the numbers
+// of the windows. Throws as Loader::next does.
+Batch read_windows(const TokenSet& set, std::span<const int64_t> starts, int64_t seq_len, int64_t vocab_size);
 
 // Throws kData (DATA-06) with document and position when one of `tokens`, which stand at `start` of the set,
 // is not below vocab_size.

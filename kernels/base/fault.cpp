@@ -60,6 +60,7 @@ constexpr Row kRows[] = {
     {"log.text", kFile, "train.log"},
     {"log.tensorboard", kFile, "a TensorBoard event file"},
     {"plot.svg", kAtomicFile, "a picture of `rookery plot`"},
+    {"compare.out", kAtomicFile, "a table or picture of `rookery compare`"},
     {"data.prepare", kAtomicFile | kRemove, "the unfinished work of rookery data prepare and its journal"},
     {"doctor", kAtomicFile, "the probe files of `rookery doctor`"},
     {"io.mkdir", kBare, "a folder being made"},

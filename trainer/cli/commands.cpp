@@ -11,7 +11,7 @@ Command rookery_command() {
   root.children = {
       tokenizer_command(), data_command(),     config_command(), train_command(),
       eval_command(),      generate_command(), ckpt_command(),   plot_command(),
-      bench_command(),     doctor_command(),   help_command(),
+      compare_command(),   bench_command(),    doctor_command(), help_command(),
   };
   return root;
 }

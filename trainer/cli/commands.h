@@ -12,8 +12,10 @@ Command bench_command();
 Command bench_op_command();
 Command bench_step_command();
 Command ckpt_command();
+Command compare_command();
 Command config_command();
 Command data_command();
+Command data_mqar_command();  // of `data`
 Command doctor_command();
 Command eval_command();
 Command generate_command();

@@ -374,7 +374,8 @@ Command data_command() {
   Command c;
   c.name = "data";
   c.summary = "prepare, inspect, verify and convert token sets";
-  c.children = {prepare_command(), inspect_command(), verify_command(), convert_command()};
+  c.children = {prepare_command(), inspect_command(), verify_command(), convert_command(),
+                data_mqar_command()};
   c.examples = {{"rookery data prepare --tokenizer vocab.txt --in raw/ --out data/mine"}};
   return c;
 }

@@ -19,7 +19,9 @@ loop::Session load_model(const Arguments& a) {
 
 std::unique_ptr<data::Tokenizer> load_vocabulary(const Arguments& a, loop::Session& session) {
   const auto given = a.maybe("vocab");
-  const std::filesystem::path path = given ? std::filesystem::path(*given) : session.config.data.tokenizer;
+  const std::filesystem::path path = given                                 ? std::filesystem::path(*given)
+                                     : session.config.data.has_tokenizer() ? session.config.data.tokenizer
+                                                                           : std::filesystem::path();
   if (path.empty())
     fail(ExitCode::kUsage, "CLI-07",
          "the run names no vocabulary (data.tokenizer); give one by --vocab FILE");

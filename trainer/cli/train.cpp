@@ -53,7 +53,7 @@ void dry_run(const config::LoadedRun& run) {
 
   session.device->arena().begin_step("train");
   for (int64_t i = 0; i < accum; ++i) {
-    const DeviceBatch batch = to_device(loader->read(i * rows, rows), *session.device);
+    const DeviceBatch batch = recipe->prepare(loader->read(i * rows, rows), *session.device);
     Tape tape;
     nn::SeqContext seq;
     nn::Context cx{&tape, seq};
@@ -96,7 +96,7 @@ void dry_run(const config::LoadedRun& run) {
   print(str("  ", mib(3 * one), " each, at most ", c.checkpoint.keep_last + c.checkpoint.keep_best,
             " beside the milestones"));
 
-  if (!c.data.tokenizer.empty()) {
+  if (c.data.has_tokenizer()) {
     const auto tokenizer = data::load_tokenizer(c.data.tokenizer);
     print("\nfirst samples");
     for (int64_t i = 0; i < 3; ++i) {

@@ -48,7 +48,8 @@ void ValidationSet::fields(Visitor& v) {
 
 void DataConfig::fields(Visitor& v) {
   v("sources", sources, "what the training tokens are read from").required();
-  v("tokenizer", tokenizer, "vocabulary file that the data was made with").required();
+  v("tokenizer", tokenizer, "vocabulary file that the data was made with; none: the data is no text")
+      .required();
   v("sampling", sampling, "order of the windows").one_of({"shuffled", "sequential", "magic_prime"});
   v("seq_len", seq_len, "tokens of one sequence (T)").between(1, kMostBatch);
   v("val", val, "held-out token sets, evaluated every eval.every_steps");
@@ -84,6 +85,10 @@ void CheckpointConfig::fields(Visitor& v) {
 void EvalConfig::fields(Visitor& v) {
   v("every_steps", every_steps, "evaluate data.val every so many steps; 0: never").between(0, kMostSteps);
   v("max_tokens", max_tokens, "tokens taken from each set; 0: all").at_least(0);
+  v("stop_accuracy", stop_accuracy,
+    "end the run once this share of the targets of each set is answered right, where the recipe asks for "
+    "answers; 0: never")
+      .between(0, 1);
 }
 
 void LogConfig::fields(Visitor& v) {

@@ -69,6 +69,7 @@ struct DataConfig {
   std::string sampling = "shuffled";
   int64_t seq_len = 512;
   std::vector<ValidationSet> val;
+  bool has_tokenizer() const { return !tokenizer.empty() && tokenizer != "none"; }
   void fields(Visitor& v);
 };
 
@@ -93,6 +94,7 @@ struct CheckpointConfig {
 
 struct EvalConfig {
   int64_t every_steps = 0, max_tokens = 0;
+  double stop_accuracy = 0;
   void fields(Visitor& v);
 };
 

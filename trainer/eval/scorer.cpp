@@ -61,9 +61,4 @@ Score Scorer::score(std::span<const int32_t> tokens, int64_t from, bool want_gre
   return total;
 }
 
-Score Scorer::score_rows(std::span<const int32_t> tokens, int64_t rows) {
-  nn::SeqContext seq;
-  return score_window(seq, tokens, 1, rows, false);
-}
-
 }  // namespace rookery::eval

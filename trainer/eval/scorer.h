@@ -39,9 +39,6 @@ class Scorer {
   // costs a look at the logits.
   Score score(std::span<const int32_t> tokens, int64_t from = 1, bool want_greedy = false);
 
-  // Mean loss in nats over rows of T + 1 tokens that start from nothing, as in training. tokens: [B, T + 1].
-  Score score_rows(std::span<const int32_t> tokens, int64_t rows);
-
  private:
   Score score_window(nn::SeqContext& seq, std::span<const int32_t> tokens, int64_t from, int64_t rows,
                      bool want_greedy);

@@ -177,6 +177,7 @@ std::string eval_record(const EvalMetrics& m, double time) {
       .add("loss", as_float(m.loss))
       .add("ppl", std::exp(m.loss))
       .add("bits_per_byte", m.bits_per_byte)
+      .add("accuracy", m.accuracy)
       .add("seconds", m.seconds)
       .add("time", time)
       .done();
@@ -306,6 +307,7 @@ void MetricsLog::evaluation(const EvalMetrics& m) {
   std::string line = str("eval step=", m.step, " set=", printable(m.set),
                          " loss=", fixed(as_float(m.loss), 4), " ppl=", fixed(std::exp(m.loss), 2));
   if (std::isfinite(m.bits_per_byte)) line += str(" bpb=", fixed(m.bits_per_byte, 3));
+  if (std::isfinite(m.accuracy)) line += str(" acc=", fixed(m.accuracy, 4));
   info(str(line, " time=", fixed(m.seconds, 1), "s"));
   if (!tensorboard_) return;
   const auto f = [](double value) { return static_cast<float>(value); };
@@ -313,6 +315,7 @@ void MetricsLog::evaluation(const EvalMetrics& m) {
                                  {str("val/", m.set, "/ppl"), f(std::exp(m.loss))}};
   if (std::isfinite(m.bits_per_byte))
     scalars.push_back({str("val/", m.set, "/bits_per_byte"), f(m.bits_per_byte)});
+  if (std::isfinite(m.accuracy)) scalars.push_back({str("val/", m.set, "/accuracy"), f(m.accuracy)});
   tensorboard_->scalars(m.step, scalars);
   for (Scalar& s : scalars) s.tag += "_by_tokens";
   tensorboard_by_tokens_->scalars(m.tokens / 1'000'000, scalars);

@@ -43,6 +43,7 @@ struct EvalMetrics {
   std::string set;     // name of the validation set
   double loss = 0;     // nats per token
   double bits_per_byte = kUnknown;
+  double accuracy = kUnknown;  // share of the targets that were answered right
   double seconds = 0;
 };
 

@@ -24,6 +24,7 @@ nlohmann::json TrainState::to_json() const {
           {"skipped_in_a_row", skipped_in_a_row},
           {"best_validation", number(best_validation)},
           {"last_validation", number(last_validation)},
+          {"goal_reached", goal_reached},
           {"data", data}};
 }
 
@@ -41,6 +42,7 @@ TrainState TrainState::from_json(const nlohmann::json& json) {
       state.best_validation = json.at("best_validation").get<double>();
     if (!json.at("last_validation").is_null())
       state.last_validation = json.at("last_validation").get<double>();
+    if (json.contains("goal_reached")) state.goal_reached = json.at("goal_reached").get<bool>();
     if (json.contains("data")) state.data = json.at("data").get<std::vector<std::string>>();
   } catch (const nlohmann::json::exception& error) {
     fail(ExitCode::kData, "CKPT-120",

@@ -17,6 +17,7 @@ struct TrainState {
   int64_t skipped = 0, skipped_in_a_row = 0;  // steps that were not applied because something was not finite
   double best_validation = std::numeric_limits<double>::infinity();
   double last_validation = std::numeric_limits<double>::quiet_NaN();  // of these very weights; NaN: not made
+  bool goal_reached = false;                                          // eval.stop_accuracy ended the run
   std::vector<std::string> data;  // what each source holds (data_fingerprint); empty: not known
 
   nlohmann::json to_json() const;

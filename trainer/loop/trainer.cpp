@@ -30,19 +30,23 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
   StepReport report{};
   Arena& arena = session_.device->arena();
   const auto& recipe = *session_.config.recipe;
-  const int64_t count = session_.config.tokens_per_step();
   report.lr = schedule_.at(state_.step);
 
   arena.begin_step("train");
   session_.store->begin_step();
+  std::vector<DeviceBatch> on_device;
+  int64_t count = 0;
   for (const data::Batch& batch : batches) {
+    on_device.push_back(recipe_->prepare(batch, *session_.device));
+    count += on_device.back().y.numel();
+  }
+  for (const DeviceBatch& batch : on_device) {
     const double start = now();
     Tape tape;
     nn::SeqContext seq;
     nn::Context cx{&tape, seq};
-    const DeviceBatch tensors = to_device(batch, *session_.device);
     const ops::LossOut loss =
-        recipe_->loss(*session_.model, tensors, cx, count, static_cast<int64_t>(batches.size()));
+        recipe_->loss(*session_.model, batch, cx, count, static_cast<int64_t>(batches.size()));
     const double forward_done = now();
     tape.backward(loss.loss);
     report.backward_s += now() - forward_done;
@@ -62,7 +66,7 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
 
   ++state_.step;
   state_.samples += recipe.global_batch_size;
-  state_.tokens += count;
+  state_.tokens += session_.config.tokens_per_step();
   state_.skipped += !report.applied;
   state_.skipped_in_a_row = report.applied ? 0 : state_.skipped_in_a_row + 1;
   state_.last_validation = NAN;
@@ -74,6 +78,10 @@ ExitCode Trainer::run() {
   const int64_t total = c.total_steps(), accum = c.grad_accum_steps(1), rows = c.recipe->micro_batch_size;
   if (state_.step >= total) {
     log_->info(str("the run is complete: ", state_.step, " of ", total, " steps are done"));
+    return ExitCode::kOk;
+  }
+  if (state_.goal_reached) {
+    log_->info(str("the run is complete: eval.stop_accuracy was reached at step ", state_.step));
     return ExitCode::kOk;
   }
   const int64_t first_step = state_.step;
@@ -127,8 +135,13 @@ ExitCode Trainer::run() {
     const bool due = (when.every_steps > 0 && state_.step % when.every_steps == 0) ||
                      (when.every_minutes > 0 && now() - last_save_at_ > when.every_minutes * 60) ||
                      (when.keep_best > 0 && state_.best_validation < best);
-    const bool last_chance = request.stop || state_.step == total;
+    const bool last_chance = request.stop || state_.step == total || state_.goal_reached;
     if (due || request.save || last_chance) save(last_chance);
+    if (state_.goal_reached) {
+      log_->info(str("eval.stop_accuracy ", c.eval.stop_accuracy, " is reached: the run ends at step ",
+                     state_.step));
+      break;
+    }
     if (request.stop && state_.step < total) {
       log_->info(str("stopped by ", request.reason, " after step ", state_.step, " of ", total,
                      "; start again to go on"));
@@ -139,46 +152,48 @@ ExitCode Trainer::run() {
   return ExitCode::kOk;
 }
 
-// Mean loss per token over the windows of each validation set, from the first on: the same windows every
+// Mean loss per target over the windows of each validation set, from the first on: the same windows every
 // time.
 void Trainer::evaluate() {
   const config::RunConfig& c = session_.config;
   const int64_t T = c.data.seq_len, rows = c.recipe->micro_batch_size;
-  eval::Scorer scorer(*session_.model, *session_.device, session_.store->dtype(), T);
-  double sum = 0;
+  double sum = 0, worst_accuracy = 1;
   for (const auto& [name, set] : validation_) {
     const double start = now();
     const int64_t all = (set->num_tokens() - 1) / T;
     const int64_t windows =
         c.eval.max_tokens > 0 ? std::min(all, std::max<int64_t>(1, c.eval.max_tokens / T)) : all;
-    eval::Score score;
+    Evaluation result;
     for (int64_t first = 0; first < windows; first += rows) {
-      const int64_t count = std::min(rows, windows - first);
-      std::vector<int32_t> tokens(static_cast<size_t>(count * (T + 1)));
-      for (int64_t row = 0; row < count; ++row) {
-        const auto window = std::span<int32_t>(tokens).subspan(row * (T + 1), T + 1);
-        set->read((first + row) * T, window);
-        data::check_ids(*set, (first + row) * T, window, session_.model->vocab_size());
+      std::vector<int64_t> starts;
+      for (int64_t i = first; i < std::min(first + rows, windows); ++i) starts.push_back(i * T);
+      const data::Batch batch = data::read_windows(*set, starts, T, session_.model->vocab_size());
+      session_.device->arena().begin_step(str("eval ", batch.rows));
+      {
+        nn::SeqContext seq;
+        nn::Context cx{nullptr, seq};
+        result.add(recipe_->evaluate(*session_.model, recipe_->prepare(batch, *session_.device), cx));
       }
-      session_.device->arena().begin_step(str("eval ", count));
-      score.add(scorer.score_rows(tokens, count));
       session_.device->arena().end_step();
     }
     EvalMetrics m;
     m.step = state_.step;
     m.tokens = state_.tokens;
     m.set = name;
-    m.loss = score.nats / static_cast<double>(score.tokens);
+    m.loss = result.nats / static_cast<double>(result.targets);
+    m.accuracy = result.correct / static_cast<double>(result.targets);
     if (set->info().text_bytes > 0)
       m.bits_per_byte = m.loss / std::log(2.0) * static_cast<double>(set->num_tokens()) /
                         static_cast<double>(set->info().text_bytes);
     m.seconds = now() - start;
     log_->evaluation(m);
     sum += m.loss;
+    worst_accuracy = std::isnan(m.accuracy) ? 0 : std::min(worst_accuracy, m.accuracy);
   }
   if (!validation_.empty()) {
     state_.last_validation = sum / static_cast<double>(validation_.size());
     state_.best_validation = std::min(state_.best_validation, state_.last_validation);
+    state_.goal_reached = c.eval.stop_accuracy > 0 && worst_accuracy >= c.eval.stop_accuracy;
   }
 }
 
@@ -250,14 +265,14 @@ std::unique_ptr<data::Loader> make_loader(const config::RunConfig& c, int64_t vo
   if (options.sampling.sampling == data::Sampling::kMagicPrime)
     data::magic::check_global_batch(c.recipe->global_batch_size);
   options.vocab_size = vocab_size;
-  if (!c.data.tokenizer.empty()) options.tokenizer_sha256 = data::load_tokenizer(c.data.tokenizer)->sha256();
+  if (c.data.has_tokenizer()) options.tokenizer_sha256 = data::load_tokenizer(c.data.tokenizer)->sha256();
   return std::make_unique<data::Loader>(std::move(sources), options);
 }
 
 ValidationSets open_validation(const config::RunConfig& c, int64_t vocab_size) {
   ValidationSets sets;
   if (c.data.val.empty()) return sets;
-  const auto tokenizer = c.data.tokenizer.empty() ? nullptr : data::load_tokenizer(c.data.tokenizer);
+  const auto tokenizer = !c.data.has_tokenizer() ? nullptr : data::load_tokenizer(c.data.tokenizer);
   for (const auto& wanted : c.data.val) {
     std::shared_ptr<data::TokenSet> set = data::open_token_set(wanted.path);
     if (tokenizer) data::check_tokenizer(*set, tokenizer->sha256());

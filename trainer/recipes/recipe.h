@@ -1,6 +1,7 @@
-// recipe.h: a way of training: what is trained and what its loss is.
+// recipe.h: a way of training: what is trained, what its loss is, how held-out data is judged.
 #pragma once
 
+#include <limits>
 #include <memory>
 
 #include "data/loader/loader.h"
@@ -10,20 +11,37 @@
 
 namespace rookery {
 
-// A batch as tensors on the device.
+// A batch as tensors on the device, and what is asked of it.
 struct DeviceBatch {
-  Tensor x, y;       // i32 [B, T]
+  Tensor x;          // i32 [B, T]
   Tensor doc_start;  // u8 [B, T]
+  Tensor rows;       // i32 [1, M]: the positions b T + t that must predict; undefined: each one
+  Tensor y;          // i32: what these must predict
 };
-DeviceBatch to_device(const data::Batch& batch, Device& device);
+
+// Sums over the targets of held-out data.
+struct Evaluation {
+  double nats = 0;
+  int64_t targets = 0;
+  double correct = 0;  // answered right; NaN where the recipe does not ask
+  void add(const Evaluation& other) {
+    nats += other.nats;
+    targets += other.targets;
+    correct += other.correct;
+  }
+};
 
 class Recipe {
  public:
   virtual ~Recipe() = default;
+  // Every position predicts the token behind it, unless a recipe asks for something else.
+  virtual DeviceBatch prepare(const data::Batch& batch, Device& device) const;
   // count: targets of the whole global batch, by which the loss is divided; accum_steps: micro-batches of a
   // step.
   virtual ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
                             int64_t accum_steps) = 0;
+  // What the model, without gradients, makes of a batch, judged as it is trained.
+  virtual Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) = 0;
 };
 
 void register_recipes();  // makes their keys known to the configuration

@@ -1,0 +1,69 @@
+// mqar.cpp: head and loss on the asked positions only (recipes.md 3).
+#include "trainer/recipes/mqar.h"
+
+#include <algorithm>
+
+#include "data/synthetic/mqar.h"
+#include "kernels/ops/embedding/embedding.h"
+#include "kernels/ops/matmul/matmul.h"
+
+namespace rookery {
+namespace {
+
+class Mqar : public Recipe {
+ public:
+  DeviceBatch prepare(const data::Batch& batch, Device& device) const override {
+    DeviceBatch on = Recipe::prepare(batch, device);
+    std::vector<int32_t> rows, values;
+    const std::span<const int32_t> x(batch.x);
+    for (int64_t b = 0; b < batch.rows; ++b) {
+      const auto row = x.subspan(static_cast<size_t>(b * batch.seq_len), static_cast<size_t>(batch.seq_len));
+      for (const auto& label : data::mqar::labels(row, str("sample ", batch.samples[b]))) {
+        rows.push_back(static_cast<int32_t>(b * batch.seq_len + label.position));
+        values.push_back(label.value);
+      }
+    }
+    const Shape shape{1, static_cast<int64_t>(rows.size())};
+    on.rows = tensor_from(std::span<const int32_t>(rows), shape, DType::kI32, device);
+    on.y = tensor_from(std::span<const int32_t>(values), shape, DType::kI32, device);
+    return on;
+  }
+
+  ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
+                    int64_t) override {
+    ops::LossOptions options;
+    options.count = static_cast<double>(count);
+    return ops::linear_cross_entropy(asked(model, batch, cx), cx(model.head()), batch.y, {}, options);
+  }
+
+  Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) override {
+    const Var hidden = asked(model, batch, cx), head = cx(model.head());
+    const Tensor logits = ops::linear(hidden, head).value();
+    Evaluation e;
+    for (const double row : to_doubles(ops::linear_cross_entropy(hidden, head, batch.y, {}, {}).row_loss))
+      e.nats += row;
+    e.targets = batch.y.numel();
+    const int64_t V = model.vocab_size();
+    dispatch_float(logits.dtype(), [&]<class T>() {
+      for (int64_t m = 0; m < e.targets; ++m) {
+        const T* row = logits.data<T>() + m * V;
+        e.correct += std::max_element(row, row + V) - row == batch.y.data<int32_t>()[m];
+      }
+    });
+    return e;
+  }
+
+ private:
+  // The hidden states of the asked positions: [1, M, C].
+  static Var asked(Model& model, const DeviceBatch& batch, nn::Context& cx) {
+    const Var hidden = model.hidden(cx, batch.x);
+    const int64_t C = hidden.shape()[2];
+    return ops::embedding(batch.rows, hidden.reshape({hidden.value().numel() / C, C}));
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Recipe> make_mqar(const MqarConfig&) { return std::make_unique<Mqar>(); }
+
+}  // namespace rookery
