@@ -37,17 +37,17 @@ const std::array<char32_t, 256>& byte_chars() {
 
 // The bytes that `text` stands for; nothing where a character stands for none.
 std::optional<std::string> from_byte_chars(std::string_view text) {
-  static const std::unordered_map<char32_t, char> bytes = [] {
-    std::unordered_map<char32_t, char> map;
-    for (int b = 0; b < 256; ++b) map[byte_chars()[b]] = static_cast<char>(b);
-    return map;
+  static const std::array<int, 0x200> bytes = [] {
+    std::array<int, 0x200> table;
+    table.fill(-1);
+    for (int b = 0; b < 256; ++b) table[byte_chars()[b]] = b;
+    return table;
   }();
   std::string out;
   for (size_t at = 0; at < text.size();) {
     const Utf8Char c = first_utf8_char(text.substr(at));
-    const auto found = bytes.find(c.code);
-    if (found == bytes.end()) return std::nullopt;
-    out += found->second;
+    if (c.code >= bytes.size() || bytes[c.code] < 0) return std::nullopt;
+    out += static_cast<char>(bytes[c.code]);
     at += c.length;
   }
   return out;

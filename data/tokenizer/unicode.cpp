@@ -102,4 +102,19 @@ std::string to_nfc(std::string_view text) {
   return out;
 }
 
+std::string capitalised(std::string_view text) {
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Char c = first_utf8_char(text.substr(at));
+    if (c.kind == Utf8Char::Kind::kValid) {
+      const auto code = static_cast<int32_t>(c.code);
+      append_utf8(out, static_cast<char32_t>(at == 0 ? utf8proc_totitle(code) : utf8proc_tolower(code)));
+    } else {
+      out += text.substr(at, c.length);
+    }
+    at += c.length;
+  }
+  return out;
+}
+
 }  // namespace rookery::data

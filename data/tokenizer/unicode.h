@@ -18,4 +18,7 @@ CharClass char_class(char32_t code);
 // Normalisation form C; ill-formed sequences stay as they are. O(n log n) for any text.
 std::string to_nfc(std::string_view text);
 
+// The first character as a capital, the others small, character by character.
+std::string capitalised(std::string_view text);
+
 }  // namespace rookery::data

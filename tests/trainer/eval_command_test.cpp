@@ -10,6 +10,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "kernels/base/str.h"
 #include "tests/support/tiny_run.h"
+#include "trainer/eval/needle.h"
 #include "trainer/loop/session.h"
 #include "trainer/models/registry.h"
 #include "trainer/recipes/recipe.h"
@@ -134,6 +135,164 @@ TEST_F(ModelCommands, LastWordsOfPassagesKnownByHeart) {
   }
 }
 
+TEST_F(ModelCommands, MultipleChoiceIsWhatTheLogitsSay) {
+  loop::Session session = loop::load_session(path("fp64"), 1);
+  // Choices of unequal length, in bytes and in characters, so that each way of counting picks its own.
+  const std::vector<std::string> choices{"it is a horse",  "no",      "\u4f60\u597d\u4f60\u597d",
+                                         "because it may", "\u00e9t", "the licence of the work"};
+  std::string lines;
+  std::vector<double> right(3);
+  int64_t documents = 0;
+  const auto ids_of = [](const std::string& text) {
+    std::vector<int32_t> ids;
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c) + 1);
+    return ids;
+  };
+  const auto length = [](const std::string& text) {
+    return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; });
+  };
+  std::vector<double> own(3);
+  for (const std::string protocol : {"harness", "rwkv"}) {
+    lines.clear();
+    right.assign(3, 0);
+    documents = 0;
+    for (size_t i = 0; i < choices.size(); ++i)
+      for (size_t j = 0; j < choices.size(); ++j) {
+        if (i == j) continue;
+        const std::string goal = str("Goal number ", i * 7 + j, "?");
+        const int label = i < j;
+        lines +=
+            json{{"goal", goal}, {"sol1", choices[i]}, {"sol2", choices[j]}, {"label", label}}.dump() + "\n";
+        ++documents;
+        std::vector<int32_t> context = ids_of("Question: " + goal + "\nAnswer:");
+        if (protocol == "rwkv") context.insert(context.begin(), 0);
+        double nats_of[2], chars[2], bytes[2];
+        for (int k = 0; k < 2; ++k) {
+          const std::string& choice = choices[k == 0 ? i : j];
+          std::vector<int32_t> all = context;
+          for (const int32_t id : ids_of(" " + choice)) all.push_back(id);
+          nats_of[k] = nats(session, all) - nats(session, context);
+          chars[k] = nats_of[k] / static_cast<double>(length(choice));
+          bytes[k] = nats_of[k] / static_cast<double>(choice.size());
+        }
+        right[0] += (nats_of[1] < nats_of[0]) == (label == 1);
+        right[1] += (chars[1] < chars[0]) == (label == 1);
+        right[2] += (bytes[1] < bytes[0]) == (label == 1);
+      }
+    put(runs_->folder(), "piqa.jsonl", lines);
+    const json row = eval("fp64", {"--task", "piqa=" + path("piqa.jsonl"), "--protocol", protocol})[0];
+    const auto n = static_cast<double>(documents);
+    EXPECT_EQ(row["documents"], documents);
+    EXPECT_DOUBLE_EQ(row["accuracy"].get<double>(), right[0] / n) << protocol;
+    EXPECT_DOUBLE_EQ(row["acc_norm"].get<double>(), right[1] / n) << protocol;
+    EXPECT_DOUBLE_EQ(row["acc_bytes"].get<double>(), right[2] / n) << protocol;
+    EXPECT_NE(right[0], right[1]);
+    EXPECT_NE(right[1], right[2]);
+    const double p = right[0] / n;
+    EXPECT_NEAR(row["accuracy_stderr"].get<double>(), std::sqrt(p * (1 - p) / (n - 1)), 1e-12);
+  }
+}
+
+TEST_F(ModelCommands, OneContinuationOfTwoContexts) {
+  loop::Session session = loop::load_session(path("fp64"), 1);
+  put(runs_->folder(), "winogrande.jsonl",
+      json{{"sentence", "The cat saw the dog, so _ ran off."},
+           {"option1", "cat"},
+           {"option2", "the dog"},
+           {"answer", "1"}}
+          .dump());
+  double best[2];
+  for (int k = 0; k < 2; ++k) {
+    const std::string context = std::string("The cat saw the dog, so ") + (k == 0 ? "cat" : "the dog");
+    std::vector<int32_t> ids;
+    for (const char c : context) ids.push_back(static_cast<unsigned char>(c) + 1);
+    const double before = nats(session, ids);
+    for (const char c : std::string(" ran off.")) ids.push_back(static_cast<unsigned char>(c) + 1);
+    best[k] = nats(session, ids) - before;
+  }
+  const json row = eval("fp64", {"--task", "winogrande=" + path("winogrande.jsonl")})[0];
+  EXPECT_EQ(row["accuracy"], best[0] <= best[1] ? 1.0 : 0.0);
+  EXPECT_FALSE(row.contains("acc_norm"));
+}
+
+TEST_F(ModelCommands, PerplexityOfLastWordsAndItsError) {
+  loop::Session session = loop::load_session(path("fp64"), 1);
+  double sum = 0;
+  for (const auto& text : kPassages) {
+    std::vector<int32_t> ids;
+    for (const char c : text) ids.push_back(static_cast<unsigned char>(c) + 1);
+    sum += nats(session, ids) - nats(session, std::span(ids).first(text.rfind(' ')));
+  }
+  const json row = eval("fp64", {"--lambada", path("passages.jsonl")})[0];
+  EXPECT_EQ(row["task"], "lambada_openai");
+  EXPECT_NEAR(row["perplexity"].get<double>() / std::exp(sum / 3), 1, 1e-9);
+  EXPECT_GT(row["perplexity_stderr"].get<double>(), 0);
+  // The same through passes of three tokens.
+  EXPECT_NEAR(
+      eval("fp64", {"--lambada", path("passages.jsonl"), "--window", "3"})[0]["perplexity"].get<double>() /
+          row["perplexity"].get<double>(),
+      1, 1e-9);
+}
+
+TEST_F(ModelCommands, LossByPosition) {
+  loop::Session session = loop::load_session(path("fp64"), 1);
+  std::vector<double> expected(5);  // positions 1, 2-3, 4-7, 8-15, 16-20
+  std::vector<int32_t> ids{0};
+  for (const char c : kPassages[2]) ids.push_back(static_cast<unsigned char>(c) + 1);
+  const size_t edges[] = {1, 2, 4, 8, 16, 21};
+  for (int bin = 0; bin < 5; ++bin)
+    expected[bin] +=
+        nats(session, std::span(ids).first(edges[bin + 1])) - nats(session, std::span(ids).first(edges[bin]));
+  const std::vector<std::string> words{"--by-position", "20", "--window", "6"};
+  for (const std::vector<std::string>& source :
+       {std::vector<std::string>{"--text", path("passages.jsonl")}, {"--set", path("passages.h5")}}) {
+    auto all = words;
+    all.insert(all.end(), source.begin(), source.end());
+    const json row = eval("fp64", all)[0];
+    EXPECT_EQ(row["documents"], 1);  // the others have 19 tokens
+    EXPECT_EQ(row["shorter"], 2);
+    const json& table = row["by_position"];
+    ASSERT_EQ(table.size(), 5u);
+    const double sizes[] = {1, 2, 4, 8, 5};
+    for (int bin = 0; bin < 5; ++bin) {
+      EXPECT_EQ(table[bin]["tokens"], sizes[bin]);
+      EXPECT_NEAR(table[bin]["loss"].get<double>(), expected[bin] / sizes[bin], 1e-9) << bin;
+    }
+  }
+  auto wide = words;
+  wide.insert(wide.end(), {"--text", path("passages.jsonl"), "--bin-width", "10"});
+  EXPECT_EQ(eval("fp64", wide)[0]["by_position"].size(), 2u);
+}
+
+TEST_F(ModelCommands, NeedlesInRealText) {
+  loop::Session session = loop::load_session(path("fp64"), 1);
+  const auto tokenizer = data::load_tokenizer(path("vocab.txt"));
+  const std::vector<std::string> words{"--needle",         path("tokens.txt"),
+                                       "--needle-lengths", "200,300",
+                                       "--needle-depths",  "0,50",
+                                       "--needle-samples", "2"};
+  const json table = eval("fp64", words)[0]["needle"];
+  ASSERT_EQ(table.size(), 4u);
+  EXPECT_EQ(table, eval("fp64", words)[0]["needle"]);
+  const std::vector<int32_t> text = tokenizer->encode(test::slurp("LICENSE"));
+  double with = 0, without = 0;  // length 300, depth 50 %
+  for (int i = 0; i < 2; ++i) {
+    const eval::Needle n = eval::needle(i);
+    const auto filler = std::span(text).subspan((text.size() - 300) * i / 2);
+    for (const double depth : {0.5, -1.0}) {
+      std::vector<int32_t> ids = eval::needle_prompt(*tokenizer, n, filler, 300, depth);
+      const double before = nats(session, ids);
+      for (const int32_t id : tokenizer->encode(n.answer)) ids.push_back(id);
+      (depth > 0 ? with : without) += nats(session, ids) - before;
+    }
+  }
+  EXPECT_EQ(table[3]["length"], 300);
+  EXPECT_EQ(table[3]["depth"], 0.5);
+  EXPECT_EQ(table[3]["samples"], 2);
+  EXPECT_NEAR(table[3]["logprob"].get<double>(), -with / 2, 1e-8);
+  EXPECT_NEAR(table[3]["logprob_without"].get<double>(), -without / 2, 1e-8);
+}
+
 TEST_F(ModelCommands, BadInputIsNamed) {
   put(runs_->folder(), "bad.jsonl", jsonl({"two words"}) + "{\"text\": \n");
   put(runs_->folder(), "one.jsonl", jsonl({"word"}));
@@ -143,13 +302,24 @@ TEST_F(ModelCommands, BadInputIsNamed) {
     int code;
     std::string says;
   };
-  const Case cases[] = {{{"--lambada", path("bad.jsonl")}, 65, "bad.jsonl:2"},
-                        {{"--text", path("bad.jsonl")}, 65, "bad.jsonl:2"},
-                        {{"--lambada", path("one.jsonl")}, 65, "EVAL-02"},
-                        {{"--text", path("empty.jsonl")}, 65, "EVAL-01"},
-                        {{"--text", path("absent.txt")}, 66, "absent.txt"},
-                        {{"--set", path("passages.jsonl")}, 65, "passages.jsonl"},
-                        {{}, 64, "CLI-08"}};
+  const Case cases[] = {
+      {{"--lambada", path("bad.jsonl")}, 65, "bad.jsonl:2"},
+      {{"--text", path("bad.jsonl")}, 65, "bad.jsonl:2"},
+      {{"--task", "piqa=" + path("one.jsonl")}, 65, "one.jsonl:1: has no field"},
+      {{"--task", "mmlu=" + path("one.jsonl")}, 64, "EVAL-04"},
+      {{"--task", path("one.jsonl")}, 64, "NAME=FILE"},
+      {{"--task", "piqa=" + path("absent.jsonl")}, 66, "absent.jsonl"},
+      {{"--needle", path("one.jsonl")}, 65, "EVAL-05"},
+      {{"--needle", path("tokens.txt"), "--needle-lengths", "20"}, 64, "EVAL-05"},
+      {{"--needle", path("tokens.txt"), "--needle-lengths", "200,x"}, 64, "CLI-05"},
+      {{"--needle", path("tokens.txt"), "--needle-depths", "101"}, 64, "CLI-05"},
+      {{"--text", path("passages.jsonl"), "--by-position", "100"}, 65, "EVAL-06"},
+      {{"--text", path("passages.jsonl"), "--by-position", "9", "--context", "windows"}, 64, "--context"},
+      {{"--lambada", path("one.jsonl")}, 65, "EVAL-02"},
+      {{"--text", path("empty.jsonl")}, 65, "EVAL-01"},
+      {{"--text", path("absent.txt")}, 66, "absent.txt"},
+      {{"--set", path("passages.jsonl")}, 65, "passages.jsonl"},
+      {{}, 64, "CLI-08"}};
   for (const Case& c : cases) {
     auto words = c.words;
     words.insert(words.begin(), {"eval", "--run", path("fp64")});

@@ -1,64 +1,74 @@
 #include "trainer/eval/scorer.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 #include "kernels/ops/matmul/matmul.h"
 
 namespace rookery::eval {
 
-// tokens: rows of n + 1; predicts the last n of each, counting those from position `from` of a row on.
-Score Scorer::score_window(nn::SeqContext& seq, std::span<const int32_t> tokens, int64_t from, int64_t rows,
-                           bool want_greedy) {
-  const int64_t n = static_cast<int64_t>(tokens.size()) / rows - 1;
-  std::vector<int32_t> x, y;
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t t = 0; t < n; ++t) {
-      x.push_back(tokens[row * (n + 1) + t]);
-      y.push_back(tokens[row * (n + 1) + t + 1]);
-    }
+// The output of the last norm for each token: [1, n, C].
+Var Scorer::hidden(nn::SeqContext& seq, std::span<const int32_t> tokens) {
   nn::Context cx{nullptr, seq};
-  const Tensor ids = tensor_from(std::span<const int32_t>(x), {rows, n}, DType::kI32, device_);
-  const Tensor targets = tensor_from(std::span<const int32_t>(y), {rows, n}, DType::kI32, device_);
-  const Var hidden = model_.hidden(cx, ids);
-  const auto loss = ops::linear_cross_entropy(hidden, Var(model_.head().master), targets, {}, {});
-  Score score;
-  const std::vector<double> nats = to_doubles(loss.row_loss);
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t t = std::max<int64_t>(from - 1, 0); t < n; ++t) {
-      score.nats += nats[row * n + t];
-      ++score.tokens;
-    }
-  if (want_greedy) {
-    const Tensor logits = ops::linear(hidden, Var(model_.head().master)).value();
-    const int64_t V = logits.dim(2);
-    dispatch_float(dtype_, [&]<class T>() {
-      for (int64_t t = std::max<int64_t>(from - 1, 0); t < n; ++t) {
-        const T* row = logits.data<T>() + t * V;
-        score.greedy = score.greedy && std::max_element(row, row + V) - row == y[t];
-      }
-    });
-  }
-  return score;
+  return model_.hidden(cx,
+                       tensor_from(tokens, {1, static_cast<int64_t>(tokens.size())}, DType::kI32, device_));
 }
 
-Score Scorer::score(std::span<const int32_t> tokens, int64_t from, bool want_greedy) {
-  RK_CHECK(from >= 1, "[Scorer] the first token has no context");
+std::vector<double> Scorer::token_nats(std::span<const int32_t> tokens) {
   const int64_t n = static_cast<int64_t>(tokens.size());
-  Score total;
+  std::vector<double> all;
   nn::SeqContext seq;
   seq.carry = mode_ == ContextMode::kCarried;
   // Each pass predicts up to `window_` tokens from as many, the first of which the pass before predicted.
   for (int64_t begin = 0; begin + 1 < n; begin += window_) {
     const int64_t count = std::min(window_, n - 1 - begin);
-    if (mode_ == ContextMode::kWindows) {
-      if (begin + count < from) continue;
-      seq.clear();
-    }
-    total.add(score_window(seq, tokens.subspan(begin, count + 1), from - begin, 1,
-                           want_greedy && begin + count >= from));
+    const Tensor targets = tensor_from(tokens.subspan(begin + 1, count), {1, count}, DType::kI32, device_);
+    const Var h = hidden(seq, tokens.subspan(begin, count));
+    const auto loss = ops::linear_cross_entropy(h, Var(model_.head().master), targets, {}, {});
+    for (const double nats : to_doubles(loss.row_loss)) all.push_back(nats);
   }
-  return total;
+  return all;
+}
+
+Score Scorer::score(std::span<const int32_t> tokens) {
+  const std::vector<double> each = token_nats(tokens);
+  return {std::accumulate(each.begin(), each.end(), 0.0), static_cast<int64_t>(each.size())};
+}
+
+std::vector<Continuation> Scorer::continuations(std::span<const int32_t> context,
+                                                std::span<const std::vector<int32_t>> choices) {
+  RK_CHECK(!context.empty(), "[Scorer] a continuation without a context");
+  nn::SeqContext read;
+  read.carry = true;
+  std::span<const int32_t> left = context.first(context.size() - 1);
+  while (!left.empty()) {
+    const auto part = left.first(std::min(left.size(), static_cast<size_t>(window_)));
+    hidden(read, part);
+    left = left.subspan(part.size());
+  }
+  std::vector<Continuation> results;
+  for (const std::vector<int32_t>& choice : choices) {
+    RK_CHECK(!choice.empty(), "[Scorer] an empty continuation");
+    nn::SeqContext seq = read;  // a pass changes nothing of the tokens before its own
+    std::vector<int32_t> x{context.back()};
+    x.insert(x.end(), choice.begin(), choice.end() - 1);
+    const std::vector<double> logits =
+        to_doubles(ops::linear(hidden(seq, x), Var(model_.head().master)).value());
+    const int64_t V = static_cast<int64_t>(logits.size() / choice.size());
+    Continuation result;
+    for (size_t t = 0; t < choice.size(); ++t) {
+      const std::span<const double> row = std::span(logits).subspan(t * V, V);
+      const auto largest = std::max_element(row.begin(), row.end());
+      double sum = 0;
+      for (const double v : row) sum += std::exp(v - *largest);
+      result.nats += std::log(sum) + *largest - row[choice[t]];
+      result.greedy = result.greedy && largest - row.begin() == choice[t];
+    }
+    results.push_back(result);
+  }
+  return results;
 }
 
 }  // namespace rookery::eval

@@ -1,5 +1,5 @@
-// scorer.h: how well a model predicts given tokens: sums of log-likelihoods, for perplexity, bits per byte
-// and multiple choice.
+// scorer.h: how well a model predicts given tokens: log-likelihoods, for perplexity, bits per byte, loss by
+// position and multiple choice.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,16 @@ namespace rookery::eval {
 struct Score {
   double nats = 0;     // -sum of natural-log probabilities
   int64_t tokens = 0;  // predicted
-  bool greedy = true;  // each was the most probable one
   void add(const Score& other) {
     nats += other.nats;
     tokens += other.tokens;
-    greedy = greedy && other.greedy;
   }
+};
+
+// A text that goes on from another one.
+struct Continuation {
+  double nats = 0;     // -sum of natural-log probabilities
+  bool greedy = true;  // each token was the most probable one
 };
 
 enum class ContextMode {
@@ -31,20 +35,22 @@ enum class ContextMode {
 class Scorer {
  public:
   // window: tokens per forward pass, and of context in kWindows.
-  Scorer(Model& model, Device& device, DType dtype, int64_t window = 512,
-         ContextMode mode = ContextMode::kCarried)
-      : model_(model), device_(device), dtype_(dtype), window_(window), mode_(mode) {}
+  Scorer(Model& model, Device& device, int64_t window = 512, ContextMode mode = ContextMode::kCarried)
+      : model_(model), device_(device), window_(window), mode_(mode) {}
 
-  // Of tokens[from..], each given those before it; tokens[0 .. from) are context only. from >= 1. want_greedy
-  // costs a look at the logits.
-  Score score(std::span<const int32_t> tokens, int64_t from = 1, bool want_greedy = false);
+  // -log p of tokens[1], tokens[2], ..., each given those before it.
+  std::vector<double> token_nats(std::span<const int32_t> tokens);
+  Score score(std::span<const int32_t> tokens);  // their sum
+
+  // Of each of `choices` (one token or more) after `context` (one token or more). The context is read once;
+  // its state, always carried, serves all.
+  std::vector<Continuation> continuations(std::span<const int32_t> context,
+                                          std::span<const std::vector<int32_t>> choices);
 
  private:
-  Score score_window(nn::SeqContext& seq, std::span<const int32_t> tokens, int64_t from, int64_t rows,
-                     bool want_greedy);
+  Var hidden(nn::SeqContext& seq, std::span<const int32_t> tokens);
   Model& model_;
   Device& device_;
-  DType dtype_;
   int64_t window_;
   ContextMode mode_;
 };
