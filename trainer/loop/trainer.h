@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "data/loader/loader.h"
-#include "trainer/eval/scorer.h"
 #include "trainer/loop/checkpointing.h"
 #include "trainer/loop/console.h"
 #include "trainer/loop/metrics.h"
