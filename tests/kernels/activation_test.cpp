@@ -30,6 +30,30 @@ TEST(Activation, Tanh) {
   }
 }
 
+TEST(Activation, Sigmoid) {
+  for (const Shape& shape : kShapes) {
+    OpCase c("sigmoid" + to_string(shape));
+    c.input("x", shape, {-5, 5});
+    c.run = [](const Named<Var>& in) { return std::vector{ops::sigmoid(in["x"])}; };
+    c.reference = [](const Named<Values>& in) {
+      return Outputs{map(in["x"], [](double x) { return 1 / (1 + std::exp(-x)); })};
+    };
+    c.check();
+  }
+}
+
+TEST(Activation, OneMinus) {
+  for (const Shape& shape : kShapes) {
+    OpCase c("one_minus" + to_string(shape));
+    c.input("x", shape, {-1, 0.9});
+    c.run = [](const Named<Var>& in) { return std::vector{ops::one_minus(in["x"])}; };
+    c.reference = [](const Named<Values>& in) {
+      return Outputs{map(in["x"], [](double x) { return 1 - x; })};
+    };
+    c.check();
+  }
+}
+
 TEST(Activation, ReluSq) {
   for (const Shape& shape : kShapes) {
     OpCase c("relu_sq" + to_string(shape));

@@ -29,6 +29,8 @@ Var product(std::string_view name, Activation kind, const Var& x, const Var& val
 }  // namespace
 
 Var tanh(const Var& x) { return of_output("tanh", Activation::kTanh, x); }
+Var sigmoid(const Var& x) { return of_output("sigmoid", Activation::kSigmoid, x); }
+Var one_minus(const Var& x) { return of_output("one_minus", Activation::kOneMinus, x); }
 Var relu_sq(const Var& x) { return of_output("relu_sq", Activation::kReluSq, x); }
 
 Var sigmoid_mul(const Var& gate, const Var& value) {

@@ -7,6 +7,8 @@
 namespace rookery::ops {
 
 Var tanh(const Var& x);                              // any shape
+Var sigmoid(const Var& x);                           // any shape
+Var one_minus(const Var& x);                         // 1 - x
 Var relu_sq(const Var& x);                           // max(x, 0)^2, the activation of channel mixing
 Var sigmoid_mul(const Var& gate, const Var& value);  // sigmoid(gate) * value, same shapes
 Var silu_mul(const Var& gate, const Var& value);     // gate * sigmoid(gate) * value (SwiGLU), same shapes
@@ -17,12 +19,21 @@ Var add(const Var& a, const Var& b);  // same shapes; the gradient is shared, no
 }  // namespace rookery::ops
 
 namespace rookery {
-enum class Activation : uint8_t { kTanh, kReluSq, kSigmoidMul, kSiluMul, kDecayComplementMul };
+enum class Activation : uint8_t {
+  kTanh,
+  kSigmoid,
+  kOneMinus,
+  kReluSq,
+  kSigmoidMul,
+  kSiluMul,
+  kDecayComplementMul
+};
 struct ActivationArgs {
   Activation kind;
   Tensor x, value, y;  // value: the products only
 };
-// tanh and relu_sq take their gradient from y alone: 1 - y^2 and 2 sqrt(y).
+// Functions of one argument take their gradient from y alone: tanh 1 - y^2, sigmoid y (1 - y), relu_sq
+// 2 sqrt(y).
 struct ActivationGrad {
   Activation kind;
   Tensor x, value, y, dy;

@@ -104,6 +104,14 @@ void forward(const ActivationArgs& a) {
 #pragma omp simd
         for (int64_t i = begin; i < end; ++i) y[i] = vtanh(x[i]);
         break;
+      case Activation::kSigmoid:
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) y[i] = vsigmoid(x[i]);
+        break;
+      case Activation::kOneMinus:
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) y[i] = T(1) - x[i];
+        break;
       case Activation::kReluSq:
 #pragma omp simd
         for (int64_t i = begin; i < end; ++i) {
@@ -134,11 +142,20 @@ void backward(const ActivationGrad& a) {
     const T* __restrict dy = a.dy.data<T>();
     const T* __restrict y = a.y.data<T>();
     T* __restrict dx = a.dx.tensor.data<T>();
-    const bool relu = a.kind == Activation::kReluSq, add = a.dx.accumulate;
+    const bool add = a.dx.accumulate;
+    auto times = [&](auto slope) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const T slope = relu ? T(2) * sqrt_of(y[i]) : T(1) - y[i] * y[i];
-      dx[i] = (add ? dx[i] : T(0)) + dy[i] * slope;
+      for (int64_t i = begin; i < end; ++i) dx[i] = (add ? dx[i] : T(0)) + dy[i] * slope(y[i]);
+    };
+    switch (a.kind) {
+      case Activation::kTanh:
+        return times([](T v) __attribute__((always_inline)) { return T(1) - v * v; });
+      case Activation::kSigmoid:
+        return times([](T v) __attribute__((always_inline)) { return v * (T(1) - v); });
+      case Activation::kOneMinus:
+        return times([](T) __attribute__((always_inline)) { return T(-1); });
+      default:
+        return times([](T v) __attribute__((always_inline)) { return T(2) * sqrt_of(v); });
     }
   });
 }
