@@ -7,7 +7,9 @@
 #include "trainer/models/llama.h"
 #include "trainer/models/llama_paper.h"
 #include "trainer/models/qwen2.h"
+#include "trainer/models/rwkv5.h"
 #include "trainer/models/rwkv6.h"
+#include "trainer/models/rwkv7.h"
 
 namespace rookery::test {
 namespace {
@@ -25,10 +27,22 @@ Config sizes(const json& c) {
   return config;
 }
 
+std::unique_ptr<Model> rwkv5(const json& c) {
+  auto config = sizes<Rwkv5Config>(c);
+  config.ffn_size = c.value("dim_ffn", 0);
+  return make_rwkv5(config);
+}
+
 std::unique_ptr<Model> rwkv6(const json& c) {
   auto config = sizes<Rwkv6Config>(c);
   config.ffn_size = c.value("dim_ffn", 0);
   return make_rwkv6(config);
+}
+
+std::unique_ptr<Model> rwkv7(const json& c) {
+  auto config = sizes<Rwkv7Config>(c);
+  config.ffn_size = c.value("dim_ffn", 0);
+  return make_rwkv7(config);
 }
 
 // The keys of Hugging Face's config.json.
@@ -53,7 +67,9 @@ std::unique_ptr<Model> qwen2(const json& c) { return make_qwen2(hf_sizes<Qwen2Co
 std::unique_ptr<Model> llama_paper(const json& c) { return make_llama_paper(sizes<LlamaPaperConfig>(c)); }
 
 const std::map<std::string, std::function<std::unique_ptr<Model>(const json&)>> kBuilders = {
+    {"rwkv5", rwkv5},
     {"rwkv6", rwkv6},
+    {"rwkv7", rwkv7},
     {"hfllama", llama},
     {"hfqwen2", qwen2},
     {"gfllama", llama_paper},

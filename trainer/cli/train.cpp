@@ -18,10 +18,12 @@ std::string mib(double bytes) { return fixed(bytes / (1 << 20), 1) + " MiB"; }
 
 void print(const std::string& line) { std::printf("%s\n", line.c_str()); }
 
-// Parameters by the part of the model that they belong to: "blocks.att", "blocks.ffn", "emb", ...
+// Parameters by the part of the model that they belong to: "blocks.att", "blocks.ffn", "emb", ... Those that
+// no output depends on are not counted.
 std::vector<std::pair<std::string, int64_t>> parameters_by_module(Model& model) {
   std::vector<std::pair<std::string, int64_t>> modules;
   for (const Parameter* p : model.parameters.all()) {
+    if (model.is_unused(*p)) continue;
     std::string name = p->name.substr(0, p->name.find('.'));
     if (name == "blocks") {
       const size_t module = p->name.find('.', 7) + 1;
@@ -46,9 +48,11 @@ void dry_run(const config::LoadedRun& run) {
 
   print(str("run ", c.name, " in ", c.run_dir.string()));
   print("\nparameters");
-  const int64_t total = session.store->num_elements();
-  for (const auto& [name, count] : parameters_by_module(*session.model))
+  int64_t total = 0;
+  for (const auto& [name, count] : parameters_by_module(*session.model)) {
     print(str("  ", name, std::string(name.size() < 16 ? 16 - name.size() : 1, ' '), count));
+    total += count;
+  }
   print(str("  total           ", total));
 
   session.device->arena().begin_step("train");
@@ -60,7 +64,8 @@ void dry_run(const config::LoadedRun& run) {
     tape.backward(recipe->loss(*session.model, batch, cx, c.tokens_per_step(), accum).loss);
   }
   session.device->arena().end_step();
-  const double one = static_cast<double>(total) * static_cast<double>(dtype_size(session.store->dtype()));
+  const double one = static_cast<double>(session.store->num_elements()) *
+                     static_cast<double>(dtype_size(session.store->dtype()));
   const auto slab = static_cast<double>(session.device->arena().plan("train")->slab_bytes);
   print("\nmemory");
   print(str("  parameters      ", mib(one)));

@@ -40,7 +40,10 @@ bool multiplies_tokens(Model& model, const Parameter& p) {
   int wide_dims = 0;
   for (const int64_t d : p.global) wide_dims += d > 1;
   const bool looked_up = &p == &model.embedding() && &p != &model.head();
-  return wide_dims >= 2 && !looked_up && p.name.find("time_faaaa") == std::string::npos;
+  // Vectors that are stored by head, [H, N].
+  const bool by_head =
+      p.name.ends_with(".time_faaaa") || p.name.ends_with(".time_decay") || p.name.ends_with(".r_k");
+  return wide_dims >= 2 && !looked_up && !by_head && !model.is_unused(p);
 }
 
 double train_flops_per_token(Model& model, int64_t seq_len) {

@@ -12,7 +12,8 @@ namespace rookery {
 
 // What flows from block to block.
 struct Carry {
-  Var x;  // residual stream [B, T, C]
+  Var x;             // residual stream [B, T, C]
+  Var v_first = {};  // RWKV-7: the value of layer 0 [B, T, A], which later layers mix with their own
 };
 
 // How the optimizer treats a parameter.
@@ -31,6 +32,9 @@ class Model {
   virtual Parameter& embedding() = 0;                               // [V, C]
   virtual Parameter& head() = 0;                                    // [V, C]; the embedding itself if tied
   virtual OptimGroup optim_group(const Parameter& p) const = 0;
+  // A tensor that the published files hold but no output depends on: written, allowed to be absent, not
+  // counted.
+  virtual bool is_unused(const Parameter&) const { return false; }
   // Trained with the pull on the largest logit (rwkv-common 5).
   virtual bool uses_l2wrap() const { return true; }
   // FLOPs of the sequence mixers per token, forward, in the recurrent form (for MFU): 7 N^2 H L for RWKV-6;

@@ -6,7 +6,9 @@
 #include "trainer/models/llama.h"
 #include "trainer/models/llama_paper.h"
 #include "trainer/models/qwen2.h"
+#include "trainer/models/rwkv5.h"
 #include "trainer/models/rwkv6.h"
+#include "trainer/models/rwkv7.h"
 
 namespace rookery {
 namespace {
@@ -28,7 +30,9 @@ void add(std::unique_ptr<Model> (*make)(const Config&)) {
 }  // namespace
 
 void register_models() {
+  add(make_rwkv5);
   add(make_rwkv6);
+  add(make_rwkv7);
   add(make_llama);
   add(make_llama_paper);
   add(make_qwen2);

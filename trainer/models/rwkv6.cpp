@@ -108,17 +108,7 @@ class Rwkv6 : public Model {
     return 7.0 * static_cast<double>(c_.head_size * c_.head_size * c_.num_heads * c_.num_layers);
   }
 
-  // rwkv-common 7: the decay bias learns twice as fast; weight decay on the matrices named .weight alone.
-  OptimGroup optim_group(const Parameter& p) const override {
-    auto contains = [&](const char* part) { return p.name.find(part) != std::string::npos; };
-    int wide_dims = 0;
-    for (const int64_t d : p.global) wide_dims += d > 1;
-    if (contains("_w1") || contains("_w2") || contains("time_maa") || contains("time_faaaa"))
-      return {1, false};
-    if (contains("time_sta")) return {1, true};
-    if (contains("time_decay")) return {2, false};
-    return {1, wide_dims >= 2 && contains(".weight")};
-  }
+  OptimGroup optim_group(const Parameter& p) const override { return finch_group(p); }
 
  private:
   std::vector<std::unique_ptr<Block>> make_blocks() {
@@ -160,10 +150,7 @@ void Rwkv6Config::fields(config::Visitor& v) {
 }
 
 void Rwkv6Config::check(std::vector<config::Finding>& findings) const {
-  if (num_heads == 0 && hidden_size % head_size != 0)
-    findings.push_back(
-        {"model.hidden_size", str("hidden_size ", hidden_size, " is not a multiple of head_size ", head_size,
-                                  "; choose one that is, or set num_heads")});
+  check_heads(hidden_size, head_size, num_heads, findings);
   if (resolved().ffn_size == 0)
     findings.push_back({"model.ffn_size", str("3.5 x hidden_size ", hidden_size,
                                               " is less than 32; set ffn_size, or a larger hidden_size")});

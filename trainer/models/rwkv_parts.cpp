@@ -21,6 +21,12 @@ LayerInit::LayerInit(int64_t l, int64_t L, int64_t channels)
       r01(L > 1 ? static_cast<double>(l) / static_cast<double>(L - 1) : 0.0),
       r10(1.0 - static_cast<double>(l) / static_cast<double>(L)) {}
 
+nn::Init LayerInit::current(double power, double shift) const {
+  return nn::values([p = static_cast<float>(power), s = static_cast<float>(shift), c = C](int64_t i) {
+    return std::pow(static_cast<float>(static_cast<double>(i) / static_cast<double>(c)), p) + s;
+  });
+}
+
 nn::Init LayerInit::mix(double power, double shift) const {
   return nn::values([p = static_cast<float>(power), s = static_cast<float>(shift), c = C](int64_t i) {
     return 1.f - (std::pow(static_cast<float>(static_cast<double>(i) / static_cast<double>(c)), p) + s);
@@ -41,6 +47,30 @@ nn::Init LayerInit::bonus(int64_t width) const {
 
 nn::Init LayerInit::ln_x() const {
   return nn::constant(std::pow(static_cast<double>(1 + layer) / static_cast<double>(num_layers), 0.7));
+}
+
+OptimGroup finch_group(const Parameter& p) {
+  auto contains = [&](const char* part) { return p.name.find(part) != std::string::npos; };
+  if (contains("_w1") || contains("_w2") || contains("time_mix") || contains("time_maa") ||
+      contains("time_faaaa"))
+    return {1, false};
+  if (contains("time_sta")) return {1, true};
+  if (contains("time_decay")) return {2, false};
+  return {1, is_weight_matrix(p)};
+}
+
+bool is_weight_matrix(const Parameter& p) {
+  int wide_dims = 0;
+  for (const int64_t d : p.global) wide_dims += d > 1;
+  return wide_dims >= 2 && p.name.find(".weight") != std::string::npos;
+}
+
+void check_heads(int64_t hidden_size, int64_t head_size, int64_t num_heads,
+                 std::vector<config::Finding>& findings) {
+  if (num_heads == 0 && hidden_size % head_size != 0)
+    findings.push_back(
+        {"model.hidden_size", str("hidden_size ", hidden_size, " is not a multiple of head_size ", head_size,
+                                  "; choose one that is, or set num_heads")});
 }
 
 nn::Init embedding_init() { return nn::uniform(-1e-4, 1e-4); }

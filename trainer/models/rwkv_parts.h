@@ -1,9 +1,13 @@
 // rwkv_parts.h: what several RWKV models have in common: initial values that depend on the layer
-// (rwkv-common 6) and Finch's channel mixing. Who uses them: rwkv6.cpp, finch_c2.cpp, goldfinch.cpp.
+// (rwkv-common 6), optimizer groups and Finch's channel mixing. Who uses them: the rwkv*.cpp files,
+// finch_c2.cpp, goldfinch.cpp.
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "trainer/config/run_config.h"
+#include "trainer/models/model.h"
 #include "trainer/nn/layers.h"
 
 namespace rookery {
@@ -14,11 +18,23 @@ struct LayerInit {
   double r01, r10;  // l / (L - 1) (0 for one layer), 1 - l / L
   LayerInit(int64_t layer, int64_t num_layers, int64_t channels);
 
-  nn::Init mix(double power, double shift = 0) const;  // 1 - ((i / C)^power + shift), in fp32 as published
-  nn::Init decay(int64_t width) const;                 // -6 + 5 (n / (width - 1))^(0.7 + 1.3 r01)
-  nn::Init bonus(int64_t width) const;                 // r01 (1 - n / (width - 1)) + 0.1 ((n + 1) mod 3 - 1)
-  nn::Init ln_x() const;                               // ((1 + l) / L)^0.7
+  // The weight of the current token, (i / C)^power + shift, in fp32 as published (RWKV-5); and that of the
+  // previous one, 1 minus it (later models).
+  nn::Init current(double power, double shift = 0) const;
+  nn::Init mix(double power, double shift = 0) const;
+  nn::Init decay(int64_t width) const;  // -6 + 5 (n / (width - 1))^(0.7 + 1.3 r01)
+  nn::Init bonus(int64_t width) const;  // r01 (1 - n / (width - 1)) + 0.1 ((n + 1) mod 3 - 1)
+  nn::Init ln_x() const;                // ((1 + l) / L)^0.7
 };
+
+// The groups of the trainer of RWKV-5 and RWKV-6 (rwkv-common 7): the decay learns twice as fast; weight
+// decay on the matrices named .weight alone.
+OptimGroup finch_group(const Parameter& p);
+bool is_weight_matrix(const Parameter& p);  // two dims wider than 1, and named .weight
+
+// Finds a width that heads do not divide. num_heads 0: hidden_size / head_size.
+void check_heads(int64_t hidden_size, int64_t head_size, int64_t num_heads,
+                 std::vector<config::Finding>& findings);
 
 nn::Init embedding_init();                                 // U(-1e-4, 1e-4)
 nn::Init head_init(int64_t vocab_size, int64_t channels);  // orthogonal, gain 0.5 sqrt(V / C) or 0.5

@@ -24,6 +24,17 @@ struct Linear {
   }
 };
 
+// y = f(x down) up + bias of low rank, its matrices as published low-rank matrices are stored. down: [in, R];
+// up: [R, out]; bias: out elements, or null.
+struct LowRank {
+  Parameter &down, &up;
+  Parameter* bias;
+  Var operator()(const Context& cx, const Var& x, Var (*f)(const Var&) = nullptr) const {
+    const Var h = ops::matmul(x, cx(down));
+    return ops::matmul(f ? f(h) : h, cx(up), bias ? cx(*bias) : Var());
+  }
+};
+
 // Full layer norm with weight and bias (rwkv-common 2).
 struct LayerNorm {
   Parameter &weight, &bias;

@@ -1,0 +1,175 @@
+// rwkv5.cpp: Eagle (RWKV-5.2, x052): arXiv 2404.05892, with the names, initial values and optimizer groups of
+// the published trainer.
+#include "trainer/models/rwkv5.h"
+
+#include "kernels/ops/activation/activation.h"
+#include "kernels/ops/embedding/embedding.h"
+#include "kernels/ops/wkv6/wkv6.h"
+#include "trainer/models/rwkv_parts.h"
+
+namespace rookery {
+namespace {
+
+using nn::Context;
+using nn::Scope;
+
+// x * mu + shift(x) * (1 - mu) for each mu: published time_mix_* weigh the current token.
+std::vector<Var> time_mix(Context& cx, const std::string& prefix, const Var& x,
+                          std::initializer_list<Parameter*> mu) {
+  const ops::Previous previous = cx.seq.previous(prefix + "shift");
+  cx.seq.leave_last_token(prefix + "shift", x);
+  std::vector<Var> of_previous;
+  for (Parameter* p : mu) of_previous.push_back(ops::one_minus(cx(*p)));
+  return ops::shift_lerp(x, previous, of_previous);
+}
+
+struct TimeMix {
+  int64_t head_size;
+  std::string prefix;
+  Parameter &mix_k, &mix_v, &mix_r, &mix_g, &decay, &faaaa;
+  nn::Linear receptance, key, value, output, gate;
+  Parameter &ln_x_weight, &ln_x_bias;
+
+  TimeMix(Scope s, const Rwkv5Config& c, const LayerInit& init, int64_t C, int64_t A)
+      : head_size(c.head_size),
+        prefix(s.prefix()),
+        mix_k(s.param("time_mix_k", {1, 1, C}, init.current(init.r10))),
+        mix_v(s.param("time_mix_v", {1, 1, C}, init.current(init.r10, 0.3 * init.r01))),
+        mix_r(s.param("time_mix_r", {1, 1, C}, init.current(0.5 * init.r10))),
+        mix_g(s.param("time_mix_g", {1, 1, C}, init.current(0.5 * init.r10))),
+        decay(s.param("time_decay", {A / c.head_size, c.head_size}, init.decay(A))),
+        faaaa(s.param("time_faaaa", {A / c.head_size, c.head_size}, init.bonus(A))),
+        receptance(s.child("receptance"), C, A, nn::orthogonal(1.0)),
+        key(s.child("key"), C, A, nn::orthogonal(0.1)),
+        value(s.child("value"), C, A, nn::orthogonal(1.0)),
+        output(s.child("output"), A, C, nn::constant(0)),
+        gate(s.child("gate"), C, A, nn::orthogonal(0.1)),
+        ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x())),
+        ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
+
+  // x: layer-normed input [B, T, C]; result: [B, T, C].
+  Var operator()(Context& cx, const Var& x) const {
+    const auto [B, T, C] = x.value().dims<3>("[rwkv5] x");
+    const int64_t A = faaaa.global.numel(), N = head_size, H = A / N;
+    const std::vector<Var> mixed = time_mix(cx, prefix, x, {&mix_k, &mix_v, &mix_r, &mix_g});
+    const Var &xk = mixed[0], &xv = mixed[1], &xr = mixed[2], &xg = mixed[3];
+
+    const Shape heads{B, T, H, N};
+    const auto [y, state] =
+        ops::wkv5(receptance(cx, xr).reshape(heads), key(cx, xk).reshape(heads), value(cx, xv).reshape(heads),
+                  cx(decay), cx(faaaa), cx.seq.state(prefix + "wkv"), cx.seq.doc_start);
+    cx.seq.leave(prefix + "wkv", state);
+    // eps = 1e-5 * 8^2: the published trainer divides by 8 before the norm; the constant does not change with
+    // N.
+    const Var z =
+        ops::group_norm(y.reshape({B, T, A}), cx(ln_x_weight), cx(ln_x_bias), H, 64e-5, gate(cx, xg));
+    return output(cx, z);
+  }
+};
+
+struct ChannelMix {
+  std::string prefix;
+  Parameter &mix_k, &mix_r;
+  nn::Linear key, receptance, value;
+
+  ChannelMix(Scope s, int64_t C, int64_t F, const LayerInit& init)
+      : prefix(s.prefix()),
+        mix_k(s.param("time_mix_k", {1, 1, C}, init.current(init.r10))),
+        mix_r(s.param("time_mix_r", {1, 1, C}, init.current(init.r10))),
+        key(s.child("key"), C, F, nn::orthogonal(1.0)),
+        receptance(s.child("receptance"), C, C, nn::constant(0)),
+        value(s.child("value"), F, C, nn::constant(0)) {}
+
+  Var operator()(Context& cx, const Var& x) const {
+    const std::vector<Var> mixed = time_mix(cx, prefix, x, {&mix_k, &mix_r});
+    const Var k = ops::relu_sq(key(cx, mixed[0]));  // [B, T, F]
+    return ops::sigmoid_mul(receptance(cx, mixed[1]), value(cx, k));
+  }
+};
+
+struct Block {
+  nn::LayerNorm ln1, ln2;
+  TimeMix att;
+  ChannelMix ffn;
+  Block(Scope s, const Rwkv5Config& c, const LayerInit& init)
+      : ln1(s.child("ln1"), c.hidden_size),
+        ln2(s.child("ln2"), c.hidden_size),
+        att(s.child("att"), c, init, c.hidden_size, c.num_heads * c.head_size),
+        ffn(s.child("ffn"), c.hidden_size, c.ffn_size, init) {}
+};
+
+class Rwkv5 : public Model {
+ public:
+  explicit Rwkv5(const Rwkv5Config& config)
+      : c_(config.resolved()),
+        emb_(Scope(parameters).param("emb.weight", {c_.vocab_size, c_.hidden_size}, embedding_init())),
+        ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c_.hidden_size),
+        blocks_(make_blocks()),
+        ln_out_(Scope(parameters).child("ln_out"), c_.hidden_size),
+        head_(Scope(parameters)
+                  .param("head.weight", {c_.vocab_size, c_.hidden_size},
+                         head_init(c_.vocab_size, c_.hidden_size))) {}
+
+  Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
+  int64_t num_blocks() const override { return c_.num_layers; }
+  void block(int64_t i, Context& cx, Carry& carry) override {
+    const Block& b = *blocks_[i];
+    carry.x = ops::add(carry.x, b.att(cx, b.ln1(cx, carry.x)));
+    carry.x = ops::add(carry.x, b.ffn(cx, b.ln2(cx, carry.x)));
+  }
+  Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
+  Parameter& embedding() override { return emb_; }
+  Parameter& head() override { return head_; }
+  double mixer_flops_per_token(int64_t) const override {
+    return 7.0 * static_cast<double>(c_.head_size * c_.head_size * c_.num_heads * c_.num_layers);
+  }
+  OptimGroup optim_group(const Parameter& p) const override { return finch_group(p); }
+
+ private:
+  std::vector<std::unique_ptr<Block>> make_blocks() {
+    std::vector<std::unique_ptr<Block>> blocks;
+    for (int64_t i = 0; i < c_.num_layers; ++i)
+      blocks.push_back(std::make_unique<Block>(Scope(parameters).child("blocks").child(std::to_string(i)), c_,
+                                               LayerInit(i, c_.num_layers, c_.hidden_size)));
+    return blocks;
+  }
+
+  Rwkv5Config c_;
+  Parameter& emb_;
+  nn::LayerNorm ln0_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  nn::LayerNorm ln_out_;
+  Parameter& head_;
+};
+
+}  // namespace
+
+void Rwkv5Config::fields(config::Visitor& v) {
+  v("num_layers", num_layers, "blocks").between(1, 1024);
+  v("hidden_size", hidden_size, "width of the residual stream").between(1, 1 << 17);
+  v("head_size", head_size, "channels of one head; 64 in all published models").between(1, 256);
+  v("num_heads", num_heads, "heads of the time mixing; 0: hidden_size / head_size").between(0, 1 << 14);
+  v("ffn_size", ffn_size, "width of the channel mixing; 0: 3.5 hidden_size, down to a multiple of 32")
+      .between(0, 1 << 20);
+  v("vocab_size", vocab_size, "rows of the embedding and the head; above every token id")
+      .between(2, 1 << 24)
+      .required();
+}
+
+void Rwkv5Config::check(std::vector<config::Finding>& findings) const {
+  check_heads(hidden_size, head_size, num_heads, findings);
+  if (resolved().ffn_size == 0)
+    findings.push_back({"model.ffn_size", str("3.5 x hidden_size ", hidden_size,
+                                              " is less than 32; set ffn_size, or a larger hidden_size")});
+}
+
+Rwkv5Config Rwkv5Config::resolved() const {
+  Rwkv5Config c = *this;
+  if (c.num_heads == 0) c.num_heads = c.hidden_size / c.head_size;
+  if (c.ffn_size == 0) c.ffn_size = c.hidden_size * 7 / 2 / 32 * 32;
+  return c;
+}
+
+std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config) { return std::make_unique<Rwkv5>(config); }
+
+}  // namespace rookery
