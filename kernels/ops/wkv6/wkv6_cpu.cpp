@@ -307,12 +307,16 @@ void forward_block(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, 
       for (int64_t j = 0; j < columns; j += 64 / int64_t(sizeof(T)))
         __builtin_prefetch(y + (s + kPrefetch) * stride + j, 1);
     }
-    // Of the rows of the group in the next block, taken as they lie in memory, each strip fetches its share.
+    // Of the rows of the group in the next block, or of the next sequence, taken as they lie in memory, each
+    // strip fetches its share.
     const int64_t row = index * (end - begin) + t - begin;
     const int64_t next =
         (x.b * in.tokens + end + row / count) * stride + (x.h - index / in.strips + row % count) * N;
+    const bool last = end == in.tokens && x.b + 1 == in.B;
     Ahead<T> ahead{{in.r + next, in.k + next, in.v + next, a.y + next, in.w + next},
-                   in.fixed_decay ? 4 : 5,
+                   last             ? 0
+                   : in.fixed_decay ? 4
+                                    : 5,
                    L * N * kTile * W / (P * J)};
     for (int64_t j = 0; j < J; j += kTile) {
       forward_tile<T, kForwardTile>(S, to, v, j, J, c, score, P, ahead);
