@@ -67,6 +67,9 @@ TEST(Wkv5, FormulasAndGradients) {
       for (const bool starts : {false, true}) eagle_case(s, carried, starts, {-5, 1}).check();
 }
 
+// A state between two segments of the backward pass, and its gradient.
+TEST(Wkv5, LongSequence) { eagle_case({1, kWkv6Segment + 14, 3, 3}, true, true, {-5, 1}).check(); }
+
 // Decays of nearly 1, and so small that they underflow.
 TEST(Wkv5, WeakAndStrongDecay) {
   eagle_case({1, 18, 3, 32}, true, false, {-9, -7}).check();

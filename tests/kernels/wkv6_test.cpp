@@ -311,9 +311,10 @@ TEST(Wkv6, SameBitsAgainAndWithMoreThreads) {
 
 // Fewer heads than threads: the value columns of each head are cut in strips.
 TEST(Wkv6, StripsOfValueColumns) {
-  for (int64_t N : {20, 64, 100, 128}) {
-    Case c = make_case(1, 45, 1, N, true);
-    c.ref.doc_start.assign(45, 0);
+  for (const auto& [T, N] : std::vector<std::pair<int64_t, int64_t>>{
+           {45, 20}, {45, 64}, {kWkv6Segment + 29, 64}, {45, 100}, {45, 128}}) {
+    Case c = make_case(1, T, 1, N, true);
+    c.ref.doc_start.assign(T, 0);
     c.ref.doc_start[21] = 1;
     const Results expected = reference(c);
     for (CpuIsa isa : present_isas()) {
