@@ -41,32 +41,31 @@ WkvOut recurrence(std::string_view name, const Var& r, const Var& k, const Var& 
   }
   kForward(device, {r.value(), k.value(), v.value(), w.value(), u.value(), state0.value(), doc_start, y,
                     state, saved, strips, empty({threads, wkv6_forward_scratch(N)}, dtype, device)});
-  std::vector<Var> out = record(name, {r, k, v, w, u, state0}, std::array{y, state},
-                                [=, r = r.value(), k = k.value(), v = v.value(), w = w.value(), u = u.value(),
-                                 state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
-                                  Device& dev = r.device();
-                                  const Shape channel_parts{B * H * strips, wkv6_padded(N)};
-                                  const Tensor dy =
-                                      grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);
-                                  Wkv6Grad a{r,  k,  v,  w,  u,  state0, doc_start, saved, dy, grad[1], {},
-                                             {}, {}, {}, {}, {}, strips, {},        {},    {}, {}};
-                                  for (Tensor* d : {&a.dr, &a.dk, &a.dv}) *d = empty_like(r);
-                                  if (!fixed_decay) {
-                                    a.dw.tensor = empty_like(r);
-                                  } else {
-                                    if (g.wants(3)) a.dw = g.into(3);
-                                    a.dw_parts = empty(channel_parts, dtype, dev);
-                                  }
-                                  if (g.wants(4)) a.du = g.into(4);
-                                  if (g.wants(5)) a.dstate0 = empty_like(state0);
-                                  a.scratch = empty({threads, wkv6_backward_scratch(T, N)}, dtype, dev);
-                                  a.du_parts = empty(channel_parts, dtype, dev);
-                                  if (strips > 1) a.parts = empty({strips, 3, B, T, H, N}, dtype, dev);
-                                  kBackward(dev, a);
-                                  g.give(0, a.dr), g.give(1, a.dk), g.give(2, a.dv);
-                                  if (!fixed_decay) g.give(3, a.dw.tensor);
-                                  if (g.wants(5)) g.give(5, a.dstate0);
-                                });
+  const auto backward = [=, r = r.value(), k = k.value(), v = v.value(), w = w.value(), u = u.value(),
+                         state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
+    Device& dev = r.device();
+    const Shape channel_parts{B * H * strips, wkv6_padded(N)};
+    const Tensor dy = grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);
+    Wkv6Grad a{r,  k,  v,  w,  u,  state0, doc_start, saved, dy, grad[1], {},
+               {}, {}, {}, {}, {}, strips, {},        {},    {}, {}};
+    for (Tensor* d : {&a.dr, &a.dk, &a.dv}) *d = empty_like(r);
+    if (!fixed_decay) {
+      a.dw.tensor = empty_like(r);
+    } else {
+      if (g.wants(3)) a.dw = g.into(3);
+      a.dw_parts = empty(channel_parts, dtype, dev);
+    }
+    if (g.wants(4)) a.du = g.into(4);
+    if (g.wants(5)) a.dstate0 = empty_like(state0);
+    a.scratch = empty({threads, wkv6_backward_scratch(T, N)}, dtype, dev);
+    a.du_parts = empty(channel_parts, dtype, dev);
+    if (strips > 1) a.parts = empty({strips, 3, B, T, H, N}, dtype, dev);
+    kBackward(dev, a);
+    g.give(0, a.dr), g.give(1, a.dk), g.give(2, a.dv);
+    if (!fixed_decay) g.give(3, a.dw.tensor);
+    if (g.wants(5)) g.give(5, a.dstate0);
+  };
+  std::vector<Var> out = record(name, {r, k, v, w, u, state0}, std::array{y, state}, backward);
   return {out[0], out[1]};
 }
 

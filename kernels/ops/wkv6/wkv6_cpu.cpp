@@ -313,10 +313,9 @@ void forward_block(const Inputs<T>& in, const Outputs<T>& a, const Strip<T>& x, 
     const int64_t next =
         (x.b * in.tokens + end + row / count) * stride + (x.h - index / in.strips + row % count) * N;
     const bool last = end == in.tokens && x.b + 1 == in.B;
+    const int tensors = in.fixed_decay ? 4 : 5;
     Ahead<T> ahead{{in.r + next, in.k + next, in.v + next, a.y + next, in.w + next},
-                   last             ? 0
-                   : in.fixed_decay ? 4
-                                    : 5,
+                   last ? 0 : tensors,
                    L * N * kTile * W / (P * J)};
     for (int64_t j = 0; j < J; j += kTile) {
       forward_tile<T, kForwardTile>(S, to, v, j, J, c, score, P, ahead);
