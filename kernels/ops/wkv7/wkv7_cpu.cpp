@@ -91,8 +91,12 @@ RK_INLINE void decays(T* out, const T* w, int64_t P, Wkv7Decay kind) {
 template <class T>
 RK_INLINE void decay_gradients(T* dw, const T* decay, const T* w, int64_t P, Wkv7Decay kind) {
   if (kind == Wkv7Decay::kSigmoid) {
+    // sigmoid(w) sigmoid(-w) = e / (1 + e)^2, and nothing overflows or cancels.
 #pragma omp simd
-    for (int64_t i = 0; i < P; ++i) dw[i] *= T(-kC) * decay[i] * vsigmoid(w[i]) * vsigmoid(-w[i]);
+    for (int64_t i = 0; i < P; ++i) {
+      const T e = vexp(w[i] < T(0) ? w[i] : -w[i]), inverse = T(1) / (T(1) + e);
+      dw[i] *= T(-kC) * decay[i] * e * inverse * inverse;
+    }
   } else {
     // Where the decay is 0, exp(w) may be infinite.
 #pragma omp simd
@@ -232,75 +236,81 @@ RK_INLINE void advance_tile(T* to, int64_t step, const T* from, const Block<T>& 
   }
 }
 
-// Sums over the value rows that a token's gradients are.
-template <class T>
-struct Sums {
-  T *dr, *dw, *dk, *da, *db;  // [P]
-  T* across;                  // [J, 2]: dv and dp
-};
-
-// C vectors of keys, over all value rows of a strip: D <- D + dy r, the gradient of the state after the
-// token; and what can be read off it. `first` overwrites the sums over keys, else they grow.
+// C vectors of keys: dr = S dy, summed over the value rows of a strip.
 template <class T, int C>
-RK_INLINE void gather_tile(const Sums<T>& out, T* D, const T* before, const T* after, const Block<T>& x,
-                           int t, bool first, int64_t key, int64_t J, int64_t P) {
+RK_INLINE void read_rows_tile(T* dr, const T* S, const T* dy, int64_t J, int64_t P) {
+  using Vec = typename Simd<T>::Vec;
+  constexpr int W = Simd<T>::kLanes;
+  Vec sum[C] = {};
+  for (int64_t j = 0; j < J; ++j, S += P) {
+#pragma GCC unroll 4
+    for (int q = 0; q < C; ++q) sum[q] += dy[j] * load(S + q * W);
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) store(dr + q * W, sum[q]);
+}
+
+// D <- D + dy r, the gradient of the state after the token, and what follows from it alone: dk = D v, db = D
+// p, and across the lanes dv = D k and dp = D b, side by side in `across` [J, 2]. Where `first` is false
+// another tile has left its share there.
+template <class T, int C>
+RK_INLINE void put_tile(T* dk, T* db, T* across, T* D, const Keys<T>& x, const T* v, const T* p, const T* dy,
+                        bool first, int64_t J, int64_t P) {
   using Vec = typename Simd<T>::Vec;
   constexpr int W = Simd<T>::kLanes;
   constexpr int R = W / 2;  // rows whose two lane sums fill a vector
-  const T *v = x.v[t], *p = x.p[t], *dy = x.dy[t];
-  const T *r = x.keys[t].r + key, *k = x.keys[t].k + key, *b = x.keys[t].b + key;
-  D += key, before += key, after += key;
-  Vec dr[C] = {}, dw[C] = {}, dk[C] = {}, db[C] = {};
+  Vec r[C], k[C], b[C], sum_k[C] = {}, sum_b[C] = {};
+#pragma GCC unroll 4
+  for (int q = 0; q < C; ++q) r[q] = load(x.r + q * W), k[q] = load(x.k + q * W), b[q] = load(x.b + q * W);
   for (int64_t j = 0; j < J; j += R) {
     Vec folded[R];
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i, D += P, before += P, after += P) {
+#pragma GCC unroll 1
+    for (int i = 0; i < R; ++i, D += P) {
       Vec with_k = {}, with_b = {};
 #pragma GCC unroll 4
       for (int q = 0; q < C; ++q) {
-        const Vec d = load(D + q * W) + dy[j + i] * load(r + q * W);
+        const Vec d = load(D + q * W) + dy[j + i] * r[q];
         store(D + q * W, d);
-        with_k += d * load(k + q * W);
-        with_b += d * load(b + q * W);
-        dr[q] += dy[j + i] * load(after + q * W);
-        dw[q] += d * load(before + q * W);
-        dk[q] += v[j + i] * d;
-        db[q] += p[j + i] * d;
+        with_k += d * k[q];
+        with_b += d * b[q];
+        sum_k[q] += v[j + i] * d;
+        sum_b[q] += p[j + i] * d;
       }
       folded[i] = fold<1>(with_k, with_b, std::make_integer_sequence<int, W>());
     }
     Vec sums = lane_sums<T, 2>(folded);
-    if (!first) sums += load(out.across + 2 * j);
-    store(out.across + 2 * j, sums);
+    if (!first) sums += load(across + 2 * j);
+    store(across + 2 * j, sums);
   }
 #pragma GCC unroll 4
-  for (int q = 0; q < C; ++q) {
-    store(out.dr + key + q * W, dr[q]), store(out.dw + key + q * W, dw[q]);
-    store(out.dk + key + q * W, dk[q]), store(out.db + key + q * W, db[q]);
-  }
+  for (int q = 0; q < C; ++q) store(dk + q * W, sum_k[q]), store(db + q * W, sum_b[q]);
 }
 
-// The same vectors, once dp is complete: da = dp S, D <- D w + dp a, the gradient of the state before the
-// token.
+// Then, with dp complete and S the state before the token: the gradient of the decay D . S, da = dp S, dr =
+// S dy of the token before, and D <- D w + dp a, the gradient of S.
 template <class T, int C>
-RK_INLINE void leave_tile(const Sums<T>& out, T* D, const T* before, const Keys<T>& x, int64_t key, int64_t J,
-                          int64_t P) {
+RK_INLINE void take_tile(T* dw, T* da, T* dr, T* D, const T* S, const T* w, const T* a, const T* across,
+                         const T* dy, int64_t J, int64_t P) {
   using Vec = typename Simd<T>::Vec;
   constexpr int W = Simd<T>::kLanes;
-  D += key, before += key;
-  Vec da[C] = {}, w[C], a[C];
+  Vec ww[C], aa[C], sum_w[C] = {}, sum_a[C] = {}, sum_r[C] = {};
 #pragma GCC unroll 4
-  for (int q = 0; q < C; ++q) w[q] = load(x.w + key + q * W), a[q] = load(x.a + key + q * W);
-  for (int64_t j = 0; j < J; ++j, D += P, before += P) {
-    const T dp = out.across[2 * j + 1];
+  for (int q = 0; q < C; ++q) ww[q] = load(w + q * W), aa[q] = load(a + q * W);
+  for (int64_t j = 0; j < J; ++j, D += P, S += P) {
+    const T dp = across[2 * j + 1];
 #pragma GCC unroll 4
     for (int q = 0; q < C; ++q) {
-      da[q] += dp * load(before + q * W);
-      store(D + q * W, load(D + q * W) * w[q] + dp * a[q]);
+      const Vec state = load(S + q * W), d = load(D + q * W);
+      sum_w[q] += d * state;
+      sum_a[q] += dp * state;
+      sum_r[q] += dy[j] * state;
+      store(D + q * W, d * ww[q] + dp * aa[q]);
     }
   }
 #pragma GCC unroll 4
-  for (int q = 0; q < C; ++q) store(out.da + key + q * W, da[q]);
+  for (int q = 0; q < C; ++q) {
+    store(dw + q * W, sum_w[q]), store(da + q * W, sum_a[q]), store(dr + q * W, sum_r[q]);
+  }
 }
 
 // Gradients of one strip: dr, dw, dk, da and db are its share of them.
@@ -312,13 +322,13 @@ struct Gradients {
 
 template <class T>
 void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& x, T* memory) {
-  const int64_t N = in.N, P = x.P, J = x.J, state = J * P;
+  const int64_t N = in.N, P = x.P, J = x.J, state = J * P, stride = in.H * N;
   const int64_t blocks = (in.tokens + kWkv7Block - 1) / kWkv7Block;
   Scratch<T> scratch{memory};
   T *states = scratch.take(blocks * state), *after = scratch.take(kWkv7Block * state),
     *zeros = scratch.take(state), *D = scratch.take(state), *w = scratch.take(in.tokens * P),
     *stage = scratch.take(kWkv7Block * 5 * P), *value_stage = scratch.take(kWkv7Block * 3 * J),
-    *out = scratch.take(5 * P), *across = scratch.take(2 * J);
+    *out = scratch.take(5 * P), *across = scratch.take(2 * J), *dy_stage = scratch.take(J);
   const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
   const auto starts = [&](int64_t t) { return doc_start && doc_start[t]; };
 
@@ -361,7 +371,7 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& 
   };
 
   // The state at the start of every block.
-  const int64_t ahead = kWkv7Block * in.H * N;
+  const int64_t ahead = kWkv7Block * stride;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t begin = i * kWkv7Block,
                   end = begin + kWkv7Block < in.tokens ? begin + kWkv7Block : in.tokens;
@@ -382,6 +392,9 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& 
                   end = begin + kWkv7Block < in.tokens ? begin + kWkv7Block : in.tokens;
     const int count = int(end - begin);
     load_block(begin, end, -ahead, false);
+    const T* dy_before =
+        begin > 0 ? padded_row(dy_stage, J, g.dy + x.row_at(in, begin - 1) + x.first, x.columns, -ahead)
+                  : zeros;
     // The states before and after each token.
     const T* before[kWkv7Block];
     for (int from = 0, to; from < count; from = to) {
@@ -389,23 +402,41 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& 
       for (to = from + 1; to < count && !starts(begin + to); ++to) before[to] = after + (to - 1) * state;
       advance.template operator()<true>(after, before[from], from, to);
     }
+    const bool whole = N == P;
     for (int t = count - 1; t >= 0; --t) {
       const int64_t at = x.row_at(in, begin + t);
-      const bool whole = N == P;
-      const Sums<T> sums{whole ? g.dr + at : out,         whole ? g.dw + at : out + P,
-                         whole ? g.dk + at : out + 2 * P, whole ? g.da + at : out + 3 * P,
-                         whole ? g.db + at : out + 4 * P, across};
-      for_tiles<T>(P, [&]<int C>(int64_t key) {
-        gather_tile<T, C>(sums, D, before[t], after + t * state, block, t, key == 0, key, J, P);
-      });
-      for_tiles<T>(
-          P, [&]<int C>(int64_t key) { leave_tile<T, C>(sums, D, before[t], block.keys[t], key, J, P); });
-      const T* raw = padded_row(stage + t * 5 * P + 2 * P, P, in.w + at, N, -ahead);
-      decay_gradients(sums.dw, w + (begin + t) * P, raw, P, in.decay);
-      if (!whole) {
-        copy_row(g.dr + at, sums.dr, N), copy_row(g.dw + at, sums.dw, N), copy_row(g.dk + at, sums.dk, N);
-        copy_row(g.da + at, sums.da, N), copy_row(g.db + at, sums.db, N);
+      const Keys<T>& keys = block.keys[t];
+      // Where a gradient goes: to its place, or past it where rows are padded.
+      const auto place = [&](T* to, int q) { return whole ? to : out + q * P; };
+      const auto finish = [&](T* to, int q) {
+        if (!whole) copy_row(to, out + q * P, N);
+      };
+      // The state after a token is the one before the next, but at the end of a document.
+      if (begin + t + 1 == in.tokens || starts(begin + t + 1)) {
+        T* dr = place(g.dr + at, 0);
+        for_tiles<T>(P, [&]<int C>(int64_t key) {
+          read_rows_tile<T, C>(dr + key, after + t * state + key, block.dy[t], J, P);
+        });
+        finish(g.dr + at, 0);
       }
+      T *dw = place(g.dw + at, 1), *dk = place(g.dk + at, 2), *da = place(g.da + at, 3),
+        *db = place(g.db + at, 4);
+      for_tiles<T>(P, [&]<int C>(int64_t key) {
+        const Keys<T> from{keys.r + key, keys.w + key, keys.k + key, keys.a + key, keys.b + key};
+        put_tile<T, C>(dk + key, db + key, across, D + key, from, block.v[t], block.p[t], block.dy[t],
+                       key == 0, J, P);
+      });
+      const bool follows = begin + t > 0 && !starts(begin + t);  // a token of the same document
+      const T* dy = !follows ? zeros : t > 0 ? block.dy[t - 1] : dy_before;
+      T* dr = follows ? place(g.dr + at - stride, 0) : out;
+      for_tiles<T>(P, [&]<int C>(int64_t key) {
+        take_tile<T, C>(dw + key, da + key, dr + key, D + key, before[t] + key, keys.w + key, keys.a + key,
+                        across, dy, J, P);
+      });
+      const T* raw = padded_row(stage + t * 5 * P + 2 * P, P, in.w + at, N, -ahead);
+      decay_gradients(dw, keys.w, raw, P, in.decay);
+      finish(g.dw + at, 1), finish(g.dk + at, 2), finish(g.da + at, 3), finish(g.db + at, 4);
+      if (follows) finish(g.dr + at - stride, 0);
       T* dv = g.dv + at + x.first;
       for (int64_t j = 0; j < x.columns; ++j) dv[j] = across[2 * j];
       if (starts(begin + t)) fill(D, state, T(0));
