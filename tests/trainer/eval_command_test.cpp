@@ -11,6 +11,7 @@
 #include "kernels/base/str.h"
 #include "tests/support/tiny_run.h"
 #include "trainer/eval/needle.h"
+#include "trainer/eval/scorer.h"
 #include "trainer/loop/session.h"
 #include "trainer/models/registry.h"
 #include "trainer/recipes/recipe.h"
@@ -193,6 +194,33 @@ TEST_F(ModelCommands, MultipleChoiceIsWhatTheLogitsSay) {
   }
 }
 
+// A state is replaced by each pass, a history of keys and values is written on: either serves all choices.
+TEST_F(ModelCommands, ChoicesShareWhatWasReadOfTheContext) {
+  std::string yaml = test::slurp(path("run.yaml"));
+  const size_t at = yaml.find("model: {");
+  yaml.replace(
+      at, yaml.find('\n', at) - at,
+      "model: {arch: llama, num_layers: 2, hidden_size: 32, num_heads: 2, ffn_size: 64, vocab_size: 257}");
+  put(runs_->folder(), "llama.yaml", yaml);
+  const auto trained = run_rookery(
+      {"train", path("llama.yaml"), "run_dir=" + path("llama"), "precision=fp64", "recipe.max_steps=3"});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const std::vector<int32_t> context{0, 84, 105, 102, 33, 100, 98, 117};
+  const std::vector<std::vector<int32_t>> choices{
+      {33, 101, 115, 106, 111, 108, 116, 33, 110, 106, 109, 108}, {98}, {33, 98, 117, 102, 33}};
+  for (const char* run : {"fp64", "llama"}) {
+    loop::Session session = loop::load_session(path(run), 1);
+    eval::Scorer scorer(*session.model, *session.device, 3);
+    const auto scores = scorer.continuations(context, choices);
+    const double before = nats(session, context);
+    for (size_t i = 0; i < choices.size(); ++i) {
+      std::vector<int32_t> all = context;
+      all.insert(all.end(), choices[i].begin(), choices[i].end());
+      EXPECT_NEAR(scores[i].nats, nats(session, all) - before, 1e-9) << run << " " << i;
+    }
+  }
+}
+
 TEST_F(ModelCommands, OneContinuationOfTwoContexts) {
   loop::Session session = loop::load_session(path("fp64"), 1);
   put(runs_->folder(), "winogrande.jsonl",
@@ -236,11 +264,11 @@ TEST_F(ModelCommands, PerplexityOfLastWordsAndItsError) {
 
 TEST_F(ModelCommands, LossByPosition) {
   loop::Session session = loop::load_session(path("fp64"), 1);
-  std::vector<double> expected(5);  // positions 1, 2-3, 4-7, 8-15, 16-20
+  std::vector<double> expected(6);  // positions 1, 2, 3-4, 5-8, 9-16, 17-20
   std::vector<int32_t> ids{0};
   for (const char c : kPassages[2]) ids.push_back(static_cast<unsigned char>(c) + 1);
-  const size_t edges[] = {1, 2, 4, 8, 16, 21};
-  for (int bin = 0; bin < 5; ++bin)
+  const size_t edges[] = {1, 2, 3, 5, 9, 17, 21};
+  for (int bin = 0; bin < 6; ++bin)
     expected[bin] +=
         nats(session, std::span(ids).first(edges[bin + 1])) - nats(session, std::span(ids).first(edges[bin]));
   const std::vector<std::string> words{"--by-position", "20", "--window", "6"};
@@ -252,9 +280,9 @@ TEST_F(ModelCommands, LossByPosition) {
     EXPECT_EQ(row["documents"], 1);  // the others have 19 tokens
     EXPECT_EQ(row["shorter"], 2);
     const json& table = row["by_position"];
-    ASSERT_EQ(table.size(), 5u);
-    const double sizes[] = {1, 2, 4, 8, 5};
-    for (int bin = 0; bin < 5; ++bin) {
+    ASSERT_EQ(table.size(), 6u);
+    const double sizes[] = {1, 1, 2, 4, 8, 4};
+    for (int bin = 0; bin < 6; ++bin) {
       EXPECT_EQ(table[bin]["tokens"], sizes[bin]);
       EXPECT_NEAR(table[bin]["loss"].get<double>(), expected[bin] / sizes[bin], 1e-9) << bin;
     }

@@ -200,7 +200,7 @@ TEST(Positions, BinsCoverEachPositionOnce) {
     return all;
   };
   using B = std::vector<std::pair<int64_t, int64_t>>;
-  EXPECT_EQ(bounds(10, 0), (B{{1, 1}, {2, 3}, {4, 7}, {8, 10}}));
+  EXPECT_EQ(bounds(10, 0), (B{{1, 1}, {2, 2}, {3, 4}, {5, 8}, {9, 10}}));
   EXPECT_EQ(bounds(10, 4), (B{{1, 4}, {5, 8}, {9, 10}}));
   auto bins = position_bins(3, 2);
   add_to_bins(bins, std::vector<double>{1, 2, 4, 100});

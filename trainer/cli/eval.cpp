@@ -320,7 +320,7 @@ Command eval_command() {
        {"context", "MODE", "of --text and --set: carried or windows", "carried"},
        {"window", "N", "tokens of one pass, and of context with windows", "512"},
        {"by-position", "N", "loss by position up to N"},
-       {"bin-width", "N", "positions in one figure; 0: each figure twice as many as the one before", "0"},
+       {"bin-width", "N", "positions in one figure; 0: 1, 2, 3-4, 5-8, ...", "0"},
        {"protocol", "NAME", "of --task: harness or rwkv", "harness"},
        {"needle-lengths", "N,...", "tokens of a prompt with a needle", "256,512,1024,2048"},
        {"needle-depths", "N,...", "where the needle lies, in percent of the text", "0,25,50,75,100"},

@@ -7,7 +7,7 @@ namespace rookery::eval {
 std::vector<PositionBin> position_bins(int64_t length, int64_t width) {
   std::vector<PositionBin> bins;
   for (int64_t from = 1; from <= length; from = bins.back().to + 1)
-    bins.push_back({from, std::min(length, from + (width > 0 ? width : from) - 1)});
+    bins.push_back({from, std::min(length, from + (width > 0 ? width : std::max<int64_t>(1, from - 1)) - 1)});
   return bins;
 }
 

@@ -14,8 +14,7 @@ struct PositionBin {
   int64_t tokens = 0;
 };
 
-// Positions 1 to length in bins of `width`, or, with width 0, each bin twice as wide as the one before: 1,
-// 2-3, 4-7, ...
+// Positions 1 to length in bins of `width`, or, with width 0, up to the powers of two: 1, 2, 3-4, 5-8, ...
 std::vector<PositionBin> position_bins(int64_t length, int64_t width);
 
 // nats[i] belongs to position i + 1; what lies beyond the last bin is left out.
