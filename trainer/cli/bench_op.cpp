@@ -16,6 +16,7 @@
 #include "kernels/ops/bench/fma_peak.h"
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 #include "kernels/ops/embedding/embedding.h"
+#include "kernels/ops/goose/goose.h"
 #include "kernels/ops/matmul/gemm.h"
 #include "kernels/ops/matmul/matmul.h"
 #include "kernels/ops/norm/norm.h"
@@ -178,6 +179,29 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
                                 beta = in->weight(c)](Tape& tape) {
                      return std::vector{ops::group_norm(tape.watch(x), gamma(tape), beta(tape), s.H, 64e-5,
                                                         tape.watch(gate))};
+                   });
+                 }});
+  ops.push_back({"goose_keys", dims({s.B, s.T, s.H, s.N}), {f * 5 * M * C}, {f * 7 * M * C}, [=] {
+                   return Call([=, key = in->random(btc), rate = in->random(btc), k_k = in->weight(c),
+                                k_a = in->weight(c)](Tape& tape) {
+                     const ops::GooseKeys keys =
+                         ops::goose_keys(tape.watch(key), tape.watch(rate), k_k(tape), k_a(tape), s.H);
+                     return std::vector{keys.k, keys.a, keys.b};
+                   });
+                 }});
+  ops.push_back(
+      {"goose_value", dims({s.B, s.T, s.C}), {f * 4 * M * C}, {f * 7 * M * C}, [=] {
+         return Call([value = in->random(btc), first = in->random(btc), mix = in->random(btc)](Tape& tape) {
+           return std::vector{ops::goose_value(tape.watch(value), tape.watch(first), tape.watch(mix))};
+         });
+       }});
+  ops.push_back({"goose_output", dims({s.B, s.T, s.H, s.N}), {f * 6 * M * C}, {f * 11 * M * C}, [=] {
+                   return Call([=, y = in->random(btc), r = in->random(btc), k = in->random(btc),
+                                v = in->random(btc), gate = in->random(btc), gamma = in->weight(c),
+                                beta = in->weight(c), r_k = in->weight({s.H, s.N})](Tape& tape) {
+                     return std::vector{ops::goose_output(tape.watch(y), gamma(tape), beta(tape),
+                                                          tape.watch(r), tape.watch(k), tape.watch(v),
+                                                          r_k(tape), tape.watch(gate), 64e-5)};
                    });
                  }});
   ops.push_back({"shift_lerp", dims({s.B, s.T, s.C}) + " x 2", {f * 3 * M * C}, {f * 4 * M * C}, [=] {
