@@ -1,9 +1,10 @@
-// checksum.cpp: CRC-32C (by the SSE4.2 instruction where there is one, else by tables) and SHA-256 (FIPS
-// 180-4). Declared in io.h.
+// checksum.cpp: CRC-32C (by the SSE4.2 instruction where there is one, else by tables), CRC-32 and SHA-256
+// (FIPS 180-4). Declared in io.h and crc32.h.
 #include <array>
 #include <bit>
 #include <cstring>
 
+#include "kernels/base/crc32.h"
 #include "kernels/base/io.h"
 #if defined(__x86_64__)
 #include <nmmintrin.h>
@@ -12,20 +13,39 @@
 namespace rookery::io {
 namespace {
 
-constexpr uint32_t kCastagnoli = 0x82f63b78;  // the polynomial, bits reversed
+// The polynomials, bits reversed: CRC-32C, and the CRC-32 of zip and zlib.
+constexpr uint32_t kCastagnoli = 0x82f63b78, kZip = 0xedb88320;
 
-// kTables[k][b]: what byte b contributes to the remainder when k more bytes follow it.
-constexpr auto kTables = [] {
-  std::array<std::array<uint32_t, 256>, 8> t{};
+// tables[k][b]: what byte b contributes to the remainder when k more bytes follow it.
+using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
+constexpr CrcTables crc_tables(uint32_t polynomial) {
+  CrcTables t{};
   for (uint32_t b = 0; b < 256; ++b) {
     uint32_t r = b;
-    for (int i = 0; i < 8; ++i) r = (r >> 1) ^ (r & 1 ? kCastagnoli : 0);
+    for (int i = 0; i < 8; ++i) r = (r >> 1) ^ (r & 1 ? polynomial : 0);
     t[0][b] = r;
   }
   for (uint32_t b = 0; b < 256; ++b)
     for (size_t k = 1; k < 8; ++k) t[k][b] = (t[k - 1][b] >> 8) ^ t[0][t[k - 1][b] & 255];
   return t;
-}();
+}
+constexpr CrcTables kCastagnoliTables = crc_tables(kCastagnoli), kZipTables = crc_tables(kZip);
+
+// Slicing by 8: eight table look-ups replace eight dependent steps.
+uint32_t crc_by_tables(const CrcTables& tables, std::span<const std::byte> bytes, uint32_t seed) {
+  uint32_t r = ~seed;
+  while (bytes.size() >= 8) {
+    uint32_t next = 0;
+    for (size_t k = 0; k < 8; ++k) {
+      const uint32_t b = uint32_t(bytes[k]) ^ (k < 4 ? (r >> (8 * k)) & 255 : 0);
+      next ^= tables[7 - k][b];
+    }
+    r = next;
+    bytes = bytes.subspan(8);
+  }
+  for (const std::byte b : bytes) r = (r >> 8) ^ tables[0][(r ^ uint32_t(b)) & 255];
+  return ~r;
+}
 
 #if defined(__x86_64__)
 __attribute__((target("sse4.2"))) uint32_t crc32c_sse42(std::span<const std::byte> bytes, uint32_t seed) {
@@ -113,20 +133,12 @@ class Sha256 {
 
 }  // namespace
 
-// Slicing by 8: eight table look-ups replace eight dependent steps.
 uint32_t crc32c_portable(std::span<const std::byte> bytes, uint32_t seed) {
-  uint32_t r = ~seed;
-  while (bytes.size() >= 8) {
-    uint32_t next = 0;
-    for (size_t k = 0; k < 8; ++k) {
-      const uint32_t b = uint32_t(bytes[k]) ^ (k < 4 ? (r >> (8 * k)) & 255 : 0);
-      next ^= kTables[7 - k][b];
-    }
-    r = next;
-    bytes = bytes.subspan(8);
-  }
-  for (const std::byte b : bytes) r = (r >> 8) ^ kTables[0][(r ^ uint32_t(b)) & 255];
-  return ~r;
+  return crc_by_tables(kCastagnoliTables, bytes, seed);
+}
+
+uint32_t crc32(std::span<const std::byte> bytes, uint32_t seed) {
+  return crc_by_tables(kZipTables, bytes, seed);
 }
 
 uint32_t crc32c(std::span<const std::byte> bytes, uint32_t seed) {

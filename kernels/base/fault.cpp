@@ -63,6 +63,8 @@ constexpr Row kRows[] = {
     {"compare.out", kAtomicFile, "a table or picture of `rookery compare`"},
     {"data.prepare", kAtomicFile | kRemove, "the unfinished work of rookery data prepare and its journal"},
     {"doctor", kAtomicFile, "the probe files of `rookery doctor`"},
+    {"weights.file", kFile, "a file of converted weights"},
+    {"weights", kRename | kExchange | kRemove, "converted weights taking their final name"},
     {"io.mkdir", kBare, "a folder being made"},
     {"io.syncdir", kBare, "fsync of a folder after a rename"},
     {"train.loss", kBare, "the loss of a training step, which `nan` replaces"},

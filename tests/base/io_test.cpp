@@ -1,5 +1,6 @@
 // io_test.cpp: the I/O layer: writing with injected faults, atomicity under SIGKILL at each point, checksums.
 #include "kernels/base/io.h"
+#include "kernels/base/crc32.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -228,6 +229,11 @@ TEST(ChecksumTest, InstructionAndTableAgreeAtAnyLengthAndCut) {
   const std::span<const std::byte> all(data);
   for (const size_t cut : {0, 1, 7, 8, 500, 999, 1000})
     EXPECT_EQ(io::crc32c(all.subspan(cut), io::crc32c(all.first(cut))), io::crc32c_portable(all));
+}
+
+TEST(ChecksumTest, Crc32FollowsThePublishedVector) {
+  EXPECT_EQ(io::crc32(bytes_of("123456789")), 0xCBF43926u);
+  EXPECT_EQ(io::crc32(bytes_of("9"), io::crc32(bytes_of("12345678"))), 0xCBF43926u);
 }
 
 TEST(ChecksumTest, Sha256FollowsThePublishedVectors) {
