@@ -49,9 +49,12 @@ struct SaveRequest {
   std::string run_id;
   int rank = 0, world = 1;
   std::span<const Piece> pieces;  // what this rank owns; over all ranks each element of each tensor once
-  nlohmann::json state;           // the training state; JSON knows no NaN and no infinity
-  std::string config;             // the resolved configuration, as text
-  std::optional<double> metric;   // of validation, lower is better: what keep_best compares
+  // Where given: makes the bytes of a piece whose own are empty, when it is that piece's turn; they must last
+  // until the next call. So a checkpoint can be larger than the memory.
+  std::function<std::span<const std::byte>(const Piece&)> content;
+  nlohmann::json state;          // the training state; JSON knows no NaN and no infinity
+  std::string config;            // the resolved configuration, as text
+  std::optional<double> metric;  // of validation, lower is better: what keep_best compares
 };
 
 struct SaveReport {

@@ -29,11 +29,11 @@ std::vector<uint64_t> flat(const std::vector<Segment>& segments) {
   return numbers;
 }
 
-void check_piece(const Piece& p) {
+void check_piece(const Piece& p, std::span<const std::byte> bytes) {
   const auto type = h5::type_named(p.dtype);
   const auto numel = numel_of(p.extent);
-  RK_CHECK(type && numel && p.bytes.size() == *numel * h5::size_of(*type), "[checkpoint] ", p.group, "/",
-           p.name, ": ", p.bytes.size(), " bytes do not fit its extent and dtype ", p.dtype);
+  RK_CHECK(type && numel && bytes.size() == *numel * h5::size_of(*type), "[checkpoint] ", p.group, "/",
+           p.name, ": ", bytes.size(), " bytes do not fit its extent and dtype ", p.dtype);
   RK_CHECK(p.offset.size() == p.global_shape.size() && p.extent.size() == p.global_shape.size(),
            "[checkpoint] ", p.group, "/", p.name, ": offset, extent and shape differ in rank");
 }
@@ -85,7 +85,9 @@ json write_shard(const fs::path& temporary, const SaveRequest& request) {
   writer.attribute("/", "rank", uint32_t(request.rank));
   writer.attribute("/", "world", uint32_t(request.world));
   for (const Piece& p : request.pieces) {
-    check_piece(p);
+    const std::span<const std::byte> bytes =
+        p.bytes.empty() && request.content ? request.content(p) : std::span<const std::byte>(p.bytes);
+    check_piece(p, bytes);
     const std::string name = dataset_name(p.group, p.name);
     const auto [at, is_new] = index.emplace(name, tensors.size());
     if (is_new) {
@@ -97,8 +99,8 @@ json write_shard(const fs::path& temporary, const SaveRequest& request) {
     }
     TensorEntry& t = tensors[at->second];
     const Box box{size_t(request.rank), str(name, "/", t.boxes.size()), p.offset, p.extent,
-                  io::crc32c(p.bytes)};
-    writer.dataset(box.dataset, *h5::type_named(p.dtype), p.extent, p.bytes);
+                  io::crc32c(bytes)};
+    writer.dataset(box.dataset, *h5::type_named(p.dtype), p.extent, bytes);
     writer.attribute(box.dataset, "offset", std::span<const uint64_t>(box.offset));
     writer.attribute(box.dataset, "extent", std::span<const uint64_t>(box.extent));
     writer.attribute(box.dataset, "dtype", p.dtype);

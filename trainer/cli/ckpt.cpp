@@ -1,5 +1,5 @@
-// ckpt.cpp: `rookery ckpt`: list, inspect, verify and prune the checkpoints of a run.
-// The work is done in trainer/checkpoint; here is only what is asked and how it is shown.
+// ckpt.cpp: `rookery ckpt`: list, inspect, verify and prune the checkpoints of a run; convert stands in
+// ckpt_convert.cpp. The work is done in trainer/checkpoint; here is only what is asked and how it is shown.
 #include <algorithm>
 #include <iostream>
 #include <map>
@@ -245,8 +245,8 @@ Command prune_command() {
 Command ckpt_command() {
   Command c;
   c.name = "ckpt";
-  c.summary = "list, inspect, verify and prune checkpoints";
-  c.children = {list_command(), inspect_command(), verify_command(), prune_command()};
+  c.summary = "list, inspect, verify, prune and convert checkpoints";
+  c.children = {list_command(), inspect_command(), verify_command(), prune_command(), ckpt_convert_command()};
   return c;
 }
 

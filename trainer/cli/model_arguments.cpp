@@ -4,17 +4,19 @@ namespace rookery::cli {
 
 std::vector<Option> with_model_options(std::vector<Option> options) {
   options.insert(options.begin(),
-                 {"run", "RUN", "run folder (its newest whole checkpoint), or a checkpoint folder"});
+                 {{"run", "RUN", "run folder (its newest whole checkpoint), or a checkpoint folder"},
+                  {"weights", "FILE", "in place of a run: .pth, .safetensors or a Hugging Face folder"}});
   options.push_back({"vocab", "FILE", "vocabulary; by default the run's own"});
   options.push_back({"threads", "N", "threads; 0: all cores", "0"});
   return options;
 }
 
 loop::Session load_model(const Arguments& a) {
-  if (!a.given("run"))
-    fail(ExitCode::kUsage, "CLI-06", a.command(), ": --run is missing. Example: ", a.command(),
-         " --run runs/quickstart");
-  return loop::load_session(a.path("run"), a.integer("threads", 0, kMaxThreads));
+  if (a.given("run") == a.given("weights"))
+    fail(ExitCode::kUsage, "CLI-06", a.command(),
+         a.given("run") ? ": --run and --weights are both given" : ": --run is missing",
+         ". Example: ", a.command(), " --run runs/quickstart");
+  return loop::load_session(a.path(a.given("run") ? "run" : "weights"), a.integer("threads", 0, kMaxThreads));
 }
 
 std::unique_ptr<data::Tokenizer> load_vocabulary(const Arguments& a, loop::Session& session) {

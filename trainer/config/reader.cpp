@@ -149,7 +149,7 @@ class Reader {
     } else if (std::string violation = field.violation(member); !violation.empty()) {
       problem(node.place, path, str(violation, ", ", found(node), did_you_mean(node.text, field.names())));
     } else if (field.is_required() && node.text.empty()) {
-      problem(node.place, path, "must not be empty: " + field.help());
+      problems_.push_back({node.place, path, "must not be empty: " + field.help(), false, true});
     }
   }
 
@@ -165,7 +165,7 @@ class Reader {
       list.resize(node.items.size());
     }
     if (field.is_required() && list.size() == 0)
-      problem(node.place, path, "must not be empty: " + field.help());
+      problems_.push_back({node.place, path, "must not be empty: " + field.help(), false, true});
     for (size_t i = 0; i < list.size(); ++i) {
       std::unique_ptr<Member> element = list.element(i);
       std::string below = str(path, "[", i, "]");

@@ -259,6 +259,7 @@ RunConfig parse_run(const std::string& yaml, const std::string& name) {
   Node tree = parse_yaml(std::make_shared<Source>(Source{name, yaml, false}), problems);
   RunConfig config;
   read_tree(tree, *make_member(config), problems);
+  std::erase_if(problems, [](const Problem& p) { return p.missing && p.path != "model.arch"; });
   throw_problems(problems);
   return config;
 }

@@ -157,7 +157,7 @@ LoadedRun load_run(const std::vector<fs::path>& files, const std::vector<std::st
                    int64_t world = 1);
 
 // A resolved configuration out of a checkpoint or run folder; `name` stands for it in messages. Not
-// validated.
+// validated, and it may lack keys: that of converted weights has no data.
 RunConfig parse_run(const std::string& yaml, const std::string& name);
 
 std::string resolved_yaml(const RunConfig& config, const Origins* origins = nullptr);

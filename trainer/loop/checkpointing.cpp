@@ -7,6 +7,8 @@
 
 #include "kernels/base/io.h"
 #include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/foreign/model_file.h"
+#include "trainer/checkpoint/foreign/values.h"
 #include "trainer/checkpoint/run_lock.h"
 #include "trainer/loop/human.h"
 
@@ -136,34 +138,56 @@ fs::path RunFolder::save(const TrainState& state, const ParamStore& store, AdamW
 }
 
 struct Weights::Impl {
-  checkpoint::Checkpoint checkpoint;
+  std::optional<checkpoint::Checkpoint> checkpoint;
+  foreign::ModelFile file;  // where there is no checkpoint
 };
 
-Weights::Weights(const fs::path& path) {
+Weights::Weights(const fs::path& path) : impl_(std::make_unique<Impl>()) {
   const checkpoint::Warn ignore;
-  if (!fs::exists(path / "checkpoints")) {
-    impl_ = std::make_unique<Impl>(Impl{checkpoint::Checkpoint::open(path, ignore)});
-    return;
+  if (foreign::is_foreign(path)) {
+    impl_->file = foreign::open_model_file(path);
+  } else if (!fs::exists(path / "checkpoints")) {
+    impl_->checkpoint = checkpoint::Checkpoint::open(path, ignore);
+  } else {
+    impl_->checkpoint = checkpoint::Checkpoint::open_newest(path, ignore);
+    if (!impl_->checkpoint)
+      fail(ExitCode::kNoInput, "CKPT-19", path.string(),
+           ": the run has no checkpoint yet. Wait for its first save, or name a checkpoint folder");
   }
-  auto newest = checkpoint::Checkpoint::open_newest(path, ignore);
-  if (!newest)
-    fail(ExitCode::kNoInput, "CKPT-19", path.string(),
-         ": the run has no checkpoint yet. Wait for its first save, or name a checkpoint folder");
-  impl_ = std::make_unique<Impl>(Impl{std::move(*newest)});
 }
 Weights::~Weights() = default;
-const fs::path& Weights::path() const { return impl_->checkpoint.folder(); }
-const std::string& Weights::config_yaml() const { return impl_->checkpoint.manifest().config; }
-int64_t Weights::step() const { return impl_->checkpoint.manifest().step; }
+
+const fs::path& Weights::path() const {
+  return impl_->checkpoint ? impl_->checkpoint->folder() : impl_->file.tensors->path();
+}
+
+config::RunConfig Weights::config() const {
+  if (impl_->checkpoint) return config::parse_run(impl_->checkpoint->manifest().config, path().string());
+  config::RunConfig config = foreign::run_config_of(impl_->file.model);
+  for (const fs::path& file : impl_->file.tokenizer_files) {
+    const std::string name = file.filename().string();
+    if (name == "tokenizer.json" || name.starts_with("rwkv_vocab")) config.data.tokenizer = file;
+  }
+  return config;
+}
+
+int64_t Weights::step() const { return impl_->checkpoint ? impl_->checkpoint->manifest().step : 0; }
 
 std::string Weights::identity() const {
-  return str("step ", step(), ", manifest ",
-             io::sha256_file(impl_->checkpoint.folder() / "manifest.json").substr(0, 16));
+  if (impl_->checkpoint)
+    return str("step ", step(), ", manifest ",
+               io::sha256_file(impl_->checkpoint->folder() / "manifest.json").substr(0, 16));
+  return str("weights ", foreign::fingerprint(*impl_->file.tensors));
 }
 
 void Weights::load(ParamStore& store) const {
   auto pieces = pieces_of(store, nullptr);
-  impl_->checkpoint.read(pieces);
+  if (impl_->checkpoint) return impl_->checkpoint->read(pieces);
+  // Pieces and tensors both follow the model's parameters.
+  std::vector<std::span<std::byte>> into;
+  for (const checkpoint::Piece& p : pieces) into.push_back(p.bytes);
+  foreign::load_values(*impl_->file.tensors,
+                       store.dtype() == DType::kF64 ? foreign::Type::kF64 : foreign::Type::kF32, into);
 }
 
 std::string new_run_id() {

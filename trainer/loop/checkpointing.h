@@ -54,16 +54,18 @@ class RunFolder {
   std::unique_ptr<Impl> impl_;
 };
 
-// The weights of a run folder's newest whole checkpoint, or of the checkpoint folder that is named.
+// The weights of a run folder's newest whole checkpoint, of the checkpoint folder that is named, or of
+// another program's file: .pth, safetensors, a Hugging Face folder.
 class Weights {
  public:
-  explicit Weights(const std::filesystem::path& run_or_checkpoint);
+  explicit Weights(const std::filesystem::path& path);
   ~Weights();
   const std::filesystem::path& path() const;
-  const std::string& config_yaml() const;
+  config::RunConfig config() const;  // of another program's file: the model, and the tokenizer beside it
   int64_t step() const;
-  std::string identity() const;        // equal only for the same checkpoint, wherever it lies
-  void load(ParamStore& store) const;  // every tensor must be there, with its shape and dtype
+  std::string identity() const;  // equal only for the same weights, wherever they lie
+  void load(
+      ParamStore& store) const;  // every tensor must be there, with its shape (and dtype, if it is ours)
 
  private:
   struct Impl;

@@ -26,7 +26,7 @@ Session make_session(config::RunConfig config, DeviceType type) {
 
 Session load_session(const std::filesystem::path& path, int64_t threads) {
   const Weights weights(path);
-  config::RunConfig config = config::parse_run(weights.config_yaml(), path.string());
+  config::RunConfig config = weights.config();
   config.threads = threads;
   Session s = make_session(std::move(config));
   weights.load(*s.store);

@@ -24,9 +24,8 @@ struct Session {
 // for precision bf16 on a processor or build without it.
 Session make_session(config::RunConfig config, DeviceType type = DeviceType::kCpu);
 
-// The weights of a run: of its newest whole checkpoint, or of a checkpoint folder that is named. threads 0:
-// all cores.
-Session load_session(const std::filesystem::path& run_or_checkpoint, int64_t threads = 0);
+// The weights that a path holds (Weights tells which paths), and their model. threads 0: all cores.
+Session load_session(const std::filesystem::path& path, int64_t threads = 0);
 
 // Whether every token is multiplied by it: matrices, but not the table of embeddings (a look-up, unless it is
 // the head too) nor the per-head bonus.
