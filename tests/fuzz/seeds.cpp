@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "tests/data/support.h"
+#include "tests/support/tokenizer_json.h"
 #include "trainer/checkpoint/foreign/pickle.h"
 #include "trainer/checkpoint/foreign/safetensors.h"
 #include "trainer/checkpoint/foreign/torch_file.h"
@@ -52,6 +53,9 @@ int main(int argc, char** argv) {
   put(folder / "vocab_fuzz/small.txt",
       "1 '\\x00' 1\n257 '  ' 2\n300 \"it's\" 4\n301 '\\n\\t' 2\r\n302 '\\xa0' 2\n303 '\\u3000' 3\n304 "
       "b'\\xe4 ' 2\n");
+  put(folder / "bpe_fuzz/small.json", rookery::test::bpe_json(rookery::data::SplitPattern::kQwen2,
+                                                              {{"h", "i"}, {"hi", "hi"}, {"\xE4", "\xBD"}})
+                                          .dump());
   put(folder / "yaml_fuzz/small.yaml",
       "model: {arch: fuzz, num_layers: 2, scales: [1e-3, 2]}\ndata:\n  tokenizer: v.txt\n  sources:\n    - "
       "path: a.h5\n"

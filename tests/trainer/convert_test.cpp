@@ -361,6 +361,82 @@ TEST_F(Conversions, ConfigsThatMeanAnotherModelAreRefused) {
   }
 }
 
+// What Llama's and Qwen2's configurations may hold, in both spellings, and what would be half understood.
+TEST_F(Conversions, TransformerConfigsAreReadOrRefusedByKey) {
+  const auto folder_of = [&](const std::string& arch) {
+    const Sample& sample = *std::ranges::find(kSamples, arch, &Sample::arch);
+    std::vector<std::string> overrides;
+    for (const std::string& key : sample.keys) overrides.push_back("model." + key);
+    ConvertOptions options;
+    options.target = Target::kFolder;
+    options.form = "hf";
+    options.replace = true;
+    convert(open_weights(write_pth("in.pth", sample_of(sample, Type::kF32)), overrides), path(arch), options);
+    return path(arch) / "config.json";
+  };
+  const fs::path llama = folder_of("llama"), qwen = folder_of("qwen2");
+  const auto with = [&](const fs::path& file, const json& changes) {
+    json config = json::parse(test::read_text(file));
+    const std::string kept = config.dump();
+    config.merge_patch(changes);
+    test::write_text(file, config.dump());
+    std::map<std::string, std::string> keys;
+    try {
+      keys = model_keys(open_weights(file.parent_path()));
+    } catch (const Error& e) {
+      keys = {{"error", e.what()}, {"id", e.id()}};
+    }
+    test::write_text(file, kept);
+    return keys;
+  };
+  auto keys = with(llama, json::object());
+  EXPECT_EQ(keys["num_heads"] + keys["num_kv_heads"] + keys["head_size"] + keys["rope_theta"], "428500000");
+  EXPECT_EQ(keys["rope_scaling.type"], "none");
+  keys = with(
+      llama, {{"rope_theta", nullptr}, {"rope_parameters", {{"rope_type", "default"}, {"rope_theta", 1e4}}}});
+  EXPECT_EQ(keys["rope_theta"], "10000") << keys["error"];
+  keys = with(llama, {{"rope_scaling",
+                       {{"rope_type", "llama3"},
+                        {"factor", 8.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 8192}}}});
+  EXPECT_EQ(keys["rope_scaling.type"] + keys["rope_scaling.factor"], "llama38") << keys["error"];
+  keys = with(llama, {{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}});
+  EXPECT_EQ(keys["rope_scaling.type"], "linear") << keys["error"];
+  const auto refused = [&](const fs::path& file, const json& changes, const std::string& word) {
+    auto found = with(file, changes);
+    EXPECT_EQ(found["id"], "WTS-08") << changes;
+    EXPECT_NE(found["error"].find(word), std::string::npos) << found["error"];
+  };
+  for (const fs::path& file : {llama, qwen}) {
+    refused(file, {{"hidden_act", "gelu"}}, "hidden_act");
+    refused(file, {{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4}}}}, "yarn");
+    refused(file, {{"model_type", "mistral"}}, "mistral");
+    refused(file, {{"model_type", "qwen2_moe"}}, "qwen2_moe");
+    refused(file, {{"num_attention_heads", nullptr}}, "num_attention_heads");
+    refused(file, {{"num_attention_heads", "4"}}, "num_attention_heads");
+    refused(file, {{"mlp_bias", true}}, "mlp_bias");
+  }
+  refused(llama, {{"attention_bias", true}}, "attention_bias");
+  refused(qwen, {{"use_sliding_window", true}}, "use_sliding_window");
+  refused(llama, {{"tie_word_embeddings", true}}, "lm_head.weight differs");
+  EXPECT_EQ(with(llama, {{"num_key_value_heads", 4}})["id"], "WTS-09");
+}
+
+TEST_F(Conversions, ATiedHeadThatIsThereAllTheSameIsPassedOver) {
+  const Sample& sample = kSamples[2];
+  Contents c = sample_of(sample, Type::kF32);
+  c["lm_head.weight"] = c["model.embed_tokens.weight"];
+  c["lm_head.weight"].first.name = "lm_head.weight";
+  std::vector<std::string> overrides;
+  for (const std::string& key : sample.keys) overrides.push_back("model." + key);
+  const ModelFile model = open_model_file(write_pth("in.pth", c), overrides);
+  ASSERT_EQ(model.notes.size(), 1u);
+  EXPECT_NE(model.notes[0].find("passed over"), std::string::npos);
+  expect_error([&] { open_model_file(path("in.pth")); }, ExitCode::kData, "WTS-08", {"config.json"});
+}
+
 TEST_F(Conversions, NanOverflowAndOutputsThatAreThereAreRefused) {
   Contents c = sample_of(kSamples[0], Type::kF32);
   const fs::path sound = write_pth("in.pth", c);

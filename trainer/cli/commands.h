@@ -13,8 +13,8 @@ Command bench_load_command();
 Command bench_op_command();
 Command bench_step_command();
 Command ckpt_command();
-Command compare_command();
 Command ckpt_convert_command();
+Command compare_command();
 Command config_command();
 Command data_command();
 Command data_mqar_command();  // of `data`
