@@ -2,6 +2,7 @@
 // none crashes or asks for memory that the file did not pay for.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <functional>
 #include <random>
 

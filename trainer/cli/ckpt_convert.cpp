@@ -94,7 +94,7 @@ int run(const Arguments& a) {
   options.allow_nan = a.flag("allow-nan");
   options.replace = a.flag("force");
   options.shard_bytes = static_cast<uint64_t>(a.integer("shard-size", 1));
-  if (const auto vocab = a.maybe("vocab")) options.extra_files.push_back(*vocab);
+  if (const auto vocab = a.maybe("vocab")) options.tokenizer = *vocab;
   std::string logits = "not compared";
   if (!a.flag("no-check") && !options.allow_nan) {
     const int64_t threads = a.integer("threads", 0, kMaxThreads);
@@ -139,7 +139,7 @@ Command ckpt_convert_command() {
                 "checkpoint, pth, safetensors, hf or fla (folders); by default by the ending of --out, else "
                 "checkpoint"},
                {"dtype", "TYPE", "keep, fp32, bf16, fp16 or fp64; checkpoints hold fp32 or fp64", "keep"},
-               {"vocab", "FILE", "vocabulary to hand on"},
+               {"vocab", "FILE", "tokenizer to hand on in place of the input's own"},
                {"force", "", "replace the output"},
                {"saturate", "", "what is too large for fp16 becomes its largest number"},
                {"allow-nan", "", "take over NaN and infinity"},

@@ -164,10 +164,7 @@ const fs::path& Weights::path() const {
 config::RunConfig Weights::config() const {
   if (impl_->checkpoint) return config::parse_run(impl_->checkpoint->manifest().config, path().string());
   config::RunConfig config = foreign::run_config_of(impl_->file.model);
-  for (const fs::path& file : impl_->file.tokenizer_files) {
-    const std::string name = file.filename().string();
-    if (name == "tokenizer.json" || name.starts_with("rwkv_vocab")) config.data.tokenizer = file;
-  }
+  config.data.tokenizer = impl_->file.tokenizer;
   return config;
 }
 

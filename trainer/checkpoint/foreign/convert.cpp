@@ -212,15 +212,16 @@ void write_folder(const ModelFile& model, const TensorFile& theirs, const Form& 
   }
   index["metadata"]["total_size"] = total;
   if (shards.size() > 1) write_text(folder / "model.safetensors.index.json", index.dump(2) + "\n");
-  std::vector<fs::path> extra = model.tokenizer_files;
-  extra.insert(extra.end(), options.extra_files.begin(), options.extra_files.end());
-  for (const fs::path& file : extra)
-    if (!fs::exists(folder / file.filename())) copy_to(file, folder / file.filename());
+  if (options.tokenizer.empty()) {
+    for (const fs::path& file : model.tokenizer_files) copy_to(file, folder / file.filename());
+  } else {
+    copy_to(options.tokenizer, folder / options.tokenizer.filename());
+  }
   io::sync_directory(folder);
 }
 
-void write_checkpoint(const ModelFile& model, const fs::path& run, const ConvertOptions& options,
-                      Faults& faults) {
+void write_checkpoint(const ModelFile& model, const fs::path& run, const fs::path& out,
+                      const ConvertOptions& options, Faults& faults) {
   const TensorFile& from = *model.tensors;
   const bool wide =
       options.type
@@ -235,7 +236,12 @@ void write_checkpoint(const ModelFile& model, const fs::path& run, const Convert
   config::RunConfig config = run_config_of(model.model);
   config.name = "converted";
   config.precision = wide ? "fp64" : "fp32";
-  if (!options.extra_files.empty()) config.data.tokenizer = fs::absolute(options.extra_files[0]);
+  io::create_directories(run);
+  const fs::path tokenizer = options.tokenizer.empty() ? model.tokenizer : options.tokenizer;
+  if (!tokenizer.empty()) {
+    copy_to(tokenizer, run / tokenizer.filename());
+    config.data.tokenizer = fs::absolute(out) / tokenizer.filename();  // where the run will be
+  }
 
   checkpoint::SaveRequest request;
   request.run_id = "converted";
@@ -306,8 +312,10 @@ ModelFile open_weights(const fs::path& path, const std::vector<std::string>& ove
   checkpoint::Checkpoint opened = open_native(path);
   config::RunConfig config = config::parse_run(opened.manifest().config, opened.folder().string());
   model.model = std::move(config.model);
-  if (fs::exists(config.data.tokenizer) && !config.data.tokenizer.empty())
-    model.tokenizer_files.push_back(config.data.tokenizer);
+  if (fs::is_regular_file(config.data.tokenizer)) {
+    model.tokenizer = config.data.tokenizer;
+    model.tokenizer_files = {model.tokenizer};
+  }
   model.tensors = std::make_unique<CheckpointFile>(std::move(opened));
   return model;
 }
@@ -347,7 +355,7 @@ ConvertReport convert(const ModelFile& from, const fs::path& out, const ConvertO
         write_folder(from, *to_theirs(from.tensors, *form), *form, temporary, options, faults);
         break;
       case Target::kCheckpoint:
-        write_checkpoint(from, temporary, options, faults);
+        write_checkpoint(from, temporary, out, options, faults);
         break;
     }
     faults.check(tensors.path(), options);

@@ -29,7 +29,7 @@ struct ConvertOptions {
   bool allow_nan = false;    // NaN and infinity are taken over; else they are an error
   bool replace = false;      // an output that is there
   uint64_t shard_bytes = 5'000'000'000;  // of kFolder, at most, where a tensor is not larger
-  std::vector<fs::path> extra_files;     // copied into the folder
+  fs::path tokenizer;                    // copied into the folder or run in place of the source's own
   // Called with what was written, reopened and compared with the source, before it takes its final name.
   std::function<void(const ModelFile& written)> check;
 };

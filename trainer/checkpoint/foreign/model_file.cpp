@@ -240,6 +240,9 @@ ModelFile open_model_file(const fs::path& path, const std::vector<std::string>& 
     config = std::move(folder.config);
     file = std::move(folder.tensors);
     model.tokenizer_files = tokenizer_files(path);
+    for (const fs::path& name : model.tokenizer_files)
+      if (name.filename() == "tokenizer.json" || name.filename().string().starts_with("rwkv_vocab"))
+        model.tokenizer = name;
   } else {
     file = open_tensor_file(path);
   }

@@ -11,7 +11,8 @@ struct ModelFile {
   config::Selected<config::ModelConfig> model;
   std::shared_ptr<const TensorFile> tensors;
   std::vector<std::string> notes;
-  std::vector<fs::path> tokenizer_files;  // of a Hugging Face folder, to be handed on
+  fs::path tokenizer;                     // vocabulary or tokenizer.json; empty: none is known
+  std::vector<fs::path> tokenizer_files;  // with all that belongs to it, to be handed on
 };
 
 // path: .pth, safetensors or a Hugging Face folder. Architecture, sizes and ranks come from names and shapes,
