@@ -10,6 +10,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "kernels/base/str.h"
 #include "tests/support/tiny_run.h"
+#include "tests/support/tokenizer_json.h"
 #include "trainer/eval/needle.h"
 #include "trainer/eval/scorer.h"
 #include "trainer/loop/session.h"
@@ -319,6 +320,37 @@ TEST_F(ModelCommands, NeedlesInRealText) {
   EXPECT_EQ(table[3]["samples"], 2);
   EXPECT_NEAR(table[3]["logprob"].get<double>(), -with / 2, 1e-8);
   EXPECT_NEAR(table[3]["logprob_without"].get<double>(), -without / 2, 1e-8);
+}
+
+TEST_F(ModelCommands, ByteLevelBpeFromTextToText) {
+  json tokenizer = test::bpe_json(data::SplitPattern::kLlama3,
+                                  {{"t", "h"}, {"th", "e"}, {" ", "g"}});  // 259: <|endoftext|>
+  tokenizer["added_tokens"].push_back(test::added_token(260, "<|begin_of_text|>", true, false));
+  put(runs_->folder(), "tokenizer.json", tokenizer.dump());
+  for (const char* name : {"passages", "many"})
+    ASSERT_EQ(run_rookery({"data", "prepare", "--tokenizer", path("tokenizer.json"), "--in",
+                           path(name + std::string(".jsonl")), "--out", path(name + std::string("-bpe"))})
+                  .code,
+              0);
+  const auto trained = runs_->train(
+      "bpe", {"precision=fp64", "model.vocab_size=261", "data.tokenizer=" + path("tokenizer.json"),
+              "data.sources[0].path=" + path("many-bpe.h5"), "data.val[0].path=" + path("passages-bpe.h5")});
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  json text = eval("bpe", {"--text", path("passages.jsonl")})[0];
+  json set = eval("bpe", {"--set", path("passages-bpe.h5")})[0];
+  EXPECT_EQ(text["bytes"], kPassages[0].size() + kPassages[1].size() + kPassages[2].size());
+  EXPECT_LT(text["tokens"], text["bytes"]);
+  text.erase("name");
+  set.erase("name");
+  EXPECT_EQ(text, set);
+  const auto generated = generate("bpe", {"--prompt", "the<|begin_of_text|>", "--max-tokens", "4"});
+  EXPECT_EQ(generated.code, 0) << generated.err;
+  EXPECT_TRUE(generated.out.starts_with("the<|begin_of_text|>"));
+  // A model that was trained with other tokens.
+  EXPECT_EQ(run_rookery({"eval", "--run", path("fp64"), "--vocab", path("tokenizer.json"), "--text",
+                         path("passages.jsonl")})
+                .code,
+            65);
 }
 
 TEST_F(ModelCommands, BadInputIsNamed) {
