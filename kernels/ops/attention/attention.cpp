@@ -26,7 +26,7 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
   a.top = empty({B, Hq, T}, dtype, device);
   a.weight = empty({B, Hq, T}, dtype, device);
   if (o.doc_start.defined()) a.first = empty({B, T}, DType::kI32, device);
-  a.scratch = empty({threads, kAttentionForwardScratch}, dtype, device);
+  a.scratch = empty({threads, attention_forward_scratch(D)}, dtype, device);
   kForward(device, a);
   a.scratch = Tensor();
   a.doc_start = Tensor();
@@ -40,7 +40,7 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
         target(1), target(2), splits, empty_like(a.top), {},     {}};
     if (splits > 1 && b.dq.tensor.defined())
       b.parts = empty({splits, a.q.dim(0), a.q.dim(1), a.q.dim(2), a.q.dim(3)}, dy.dtype(), dev);
-    b.scratch = empty({threads, kAttentionBackwardScratch}, dy.dtype(), dev);
+    b.scratch = empty({threads, attention_backward_scratch(a.q.dim(3))}, dy.dtype(), dev);
     kBackward(dev, b);
   });
 }

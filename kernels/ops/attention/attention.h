@@ -22,12 +22,14 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
 }  // namespace rookery::ops
 
 namespace rookery {
-// One side of a block sets how much is computed in vain on the diagonal, the other how often a product
-// starts: 64 queries by 256 keys forward, 64 keys by 256 queries backward.
-inline constexpr int64_t kAttentionShort = 64, kAttentionLong = 256;
+// Blocks of kAttentionShort queries by up to kAttentionLong keys forward, of as many keys by queries
+// backward. The short side sets how much is computed in vain on the diagonal. Both are small enough that BLAS
+// multiplies without packing its operands first (OpenBLAS: up to 10^6 multiply-adds, none of the operands
+// K^T).
+inline constexpr int64_t kAttentionShort = 32, kAttentionLong = 192;
 // Elements of scratch per thread.
-inline constexpr int64_t kAttentionForwardScratch = kAttentionShort * kAttentionLong;
-inline constexpr int64_t kAttentionBackwardScratch = 2 * kAttentionShort * kAttentionLong;
+inline int64_t attention_forward_scratch(int64_t D) { return kAttentionShort * (kAttentionLong + D); }
+inline int64_t attention_backward_scratch(int64_t D) { return kAttentionShort * 2 * (kAttentionLong + D); }
 
 struct AttentionArgs {
   Tensor q, k, v, doc_start;  // doc_start may be undefined
@@ -36,7 +38,7 @@ struct AttentionArgs {
   Tensor y;
   Tensor top, weight;  // [B, Hq, T]: largest score of a query, 1 / sum of exp(scale (score - top))
   Tensor first;        // i32 [B, T]: the first key that a query sees; undefined without doc_start
-  Tensor scratch;      // [threads, kAttentionForwardScratch]
+  Tensor scratch;      // [threads, attention_forward_scratch]
 };
 struct AttentionGrad {
   Tensor q, k, v;
@@ -47,7 +49,7 @@ struct AttentionGrad {
   int64_t splits;         // parts of the keys of one key head, for as many threads
   Tensor delta;           // [B, Hq, T]: y . dy
   Tensor parts;           // with several splits: [splits, B, T, Hq, D], their shares of dq
-  Tensor scratch;         // [threads, kAttentionBackwardScratch]
+  Tensor scratch;         // [threads, attention_backward_scratch]
 };
 RK_BACKENDS(void attention_forward(const AttentionArgs&))
 RK_BACKENDS(void attention_backward(const AttentionGrad&))

@@ -36,16 +36,6 @@ RK_INLINE Sizes sizes(const Args& a) {
   return {a.q.dim(0), a.q.dim(1), a.k.dim(1), a.q.dim(2), a.k.dim(2), a.q.dim(3), a.past};
 }
 
-// Which keys of a block a query sees: [low, high) relative to the block's first.
-struct Visible {
-  int64_t low, high;
-};
-RK_INLINE Visible visible(const Sizes& n, const int32_t* first, int64_t b, int64_t t, int64_t key,
-                          int64_t keys) {
-  const int64_t low = first ? most(first[b * n.tokens + t] - key, 0) : 0;
-  return {low, most(low, least(n.past + t + 1 - key, keys))};
-}
-
 template <class T>
 RK_INLINE T* pointer(const Tensor& t) {
   return t.defined() ? t.data<T>() : nullptr;
@@ -61,49 +51,64 @@ RK_INLINE void scale_by(T* x, int64_t n, T factor) {
   for (int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
-// Scores of one query to exp(scale (s - top)), with a new largest score. Returns what the earlier sums are to
-// be multiplied with; `sum` already is.
+// to [D, kAttentionShort] = the `rows` rows of x [.., D], transposed.
 template <class T>
-RK_INLINE T weigh(T* __restrict s, Visible see, int64_t keys, T scale, T& top, T& sum) {
-  T largest = top;
-#pragma omp simd reduction(max : largest)
-  for (int64_t i = see.low; i < see.high; ++i) largest = s[i] > largest ? s[i] : largest;
-  T total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t i = see.low; i < see.high; ++i) {
-    s[i] = vexp(scale * (s[i] - largest));
-    total += s[i];
+RK_INLINE void transpose(const T* x, int64_t stride, int64_t rows, int64_t D, T* __restrict to) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t d = 0; d < D; ++d) to[d * kAttentionShort + r] = x[r * stride + d];
+}
+
+// Scores s [keys, queries] of a piece to exp(scale (s - top)), 0 where a key is not seen, with new largest
+// scores; `before`: what the earlier sums of each query are to be multiplied with; `sum` already is.
+template <class T>
+void weigh(T* __restrict s, const Sizes& n, const int32_t* first, int64_t begin, int64_t rows, int64_t key,
+           int64_t keys, T scale, T* __restrict top, T* __restrict sum, T* __restrict before) {
+  T largest[kAttentionShort];
+  for (int64_t r = 0; r < rows; ++r) largest[r] = top[r];
+  int64_t high = first ? 0 : rows;  // queries [low, high) see the key
+  for (int64_t j = 0; j < keys; ++j) {
+    T* __restrict row = s + j * kAttentionShort;
+    while (first && high < rows && first[begin + high] <= key + j) ++high;
+    fill(row, least(key + j - n.past - begin, rows), -T(__builtin_inff()));
+    fill(row + high, rows - high, -T(__builtin_inff()));
+#pragma omp simd
+    for (int64_t r = 0; r < rows; ++r) largest[r] = row[r] > largest[r] ? row[r] : largest[r];
   }
-  fill(s, least(see.low, keys), T(0));
-  fill(s + see.high, keys - see.high, T(0));
-  const T before = see.low < see.high ? vexp(scale * (top - largest)) : T(1);
-  top = largest;
-  sum = sum * before + total;
-  return before;
+#pragma omp simd
+  for (int64_t r = 0; r < rows; ++r) {
+    before[r] = vexp(scale * (top[r] - largest[r]));
+    sum[r] *= before[r];
+    top[r] = largest[r];
+  }
+  for (int64_t j = 0; j < keys; ++j) {
+    T* __restrict row = s + j * kAttentionShort;
+#pragma omp simd
+    for (int64_t r = 0; r < rows; ++r) {
+      row[r] = vexp(scale * (row[r] - top[r]));
+      sum[r] += row[r];
+    }
+  }
 }
 
 template <class T>
 void forward_block(const AttentionArgs& a, const Sizes& n, int64_t b, int64_t h, int64_t begin, T* s) {
   const int64_t rows = least(kAttentionShort, n.tokens - begin), g = h * n.Hkv / n.Hq;
-  const int32_t* first = pointer<int32_t>(a.first);
-  const T* q = a.q.data<T>() + n.q_at(b, begin, h);
+  const int32_t* first = a.first.defined() ? a.first.data<int32_t>() + b * n.tokens : nullptr;
   T *y = a.y.data<T>() + n.q_at(b, begin, h), *top = a.top.data<T>() + n.row_at(b, h, begin),
-    *weight = a.weight.data<T>() + n.row_at(b, h, begin);
-  fill(top, rows, -T(__builtin_inff()));
+    *weight = a.weight.data<T>() + n.row_at(b, h, begin), *q = s + kAttentionShort * kAttentionLong;
+  T before[kAttentionShort];
+  transpose(a.q.data<T>() + n.q_at(b, begin, h), n.q_stride(), rows, n.D, q);
+  fill(top, rows, T(-__FLT_MAX__));
   fill(weight, rows, T(0));
-  const int64_t from = first ? first[b * n.tokens + begin] : 0, to = n.past + begin + rows;
+  const int64_t from = first ? first[begin] : 0, to = n.past + begin + rows;
   for (int64_t key = from; key < to; key += kAttentionLong) {
-    const int64_t keys = least(kAttentionLong, to - key);
-    gemm(rows, keys, n.D, Operand<T>{q, n.q_stride()},
-         Operand<T>{a.k.data<T>() + n.k_at(b, key, g), n.k_stride(), true}, T(0), s, kAttentionLong);
-    for (int64_t r = 0; r < rows; ++r) {
-      const T before = weigh(s + r * kAttentionLong, visible(n, first, b, begin + r, key, keys), keys,
-                             static_cast<T>(a.scale), top[r], weight[r]);
-      if (key > from) scale_by(y + r * n.q_stride(), n.D, before);
-    }
-    gemm(rows, n.D, keys, Operand<T>{s, kAttentionLong},
-         Operand<T>{a.v.data<T>() + n.k_at(b, key, g), n.k_stride()}, key > from ? T(1) : T(0), y,
-         n.q_stride());
+    const int64_t keys = least(kAttentionLong, to - key), at = n.k_at(b, key, g);
+    gemm(keys, rows, n.D, Operand<T>{a.k.data<T>() + at, n.k_stride()}, Operand<T>{q, kAttentionShort}, T(0),
+         s, kAttentionShort);
+    weigh(s, n, first, begin, rows, key, keys, static_cast<T>(a.scale), top, weight, before);
+    for (int64_t r = 0; r < rows && key > from; ++r) scale_by(y + r * n.q_stride(), n.D, before[r]);
+    gemm(rows, n.D, keys, Operand<T>{s, kAttentionShort, true}, Operand<T>{a.v.data<T>() + at, n.k_stride()},
+         key > from ? T(1) : T(0), y, n.q_stride());
   }
   for (int64_t r = 0; r < rows; ++r) {
     weight[r] = T(1) / weight[r];
@@ -128,7 +133,7 @@ void forward(const AttentionArgs& a) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t head = i / blocks, block = alternating(i % blocks, blocks);
       forward_block(a, n, head / n.Hq, head % n.Hq, block * kAttentionShort,
-                    scratch + part * kAttentionForwardScratch);
+                    scratch + part * attention_forward_scratch(n.D));
     }
   });
 }
@@ -142,40 +147,46 @@ struct Gradients {
 template <class T>
 void backward_block(const AttentionGrad& a, const Sizes& n, const Gradients<T>& to, int64_t b, int64_t g,
                     int64_t key, int64_t keys, T* p) {
-  T* ds = p + kAttentionShort * kAttentionLong;
-  const int32_t* first = pointer<int32_t>(a.first);
-  const int64_t group = n.Hq / n.Hkv, at = n.k_at(b, key, g), stride = kAttentionShort;
-  const T *k = a.k.data<T>() + at, *v = a.v.data<T>() + at, scale = static_cast<T>(a.scale);
+  constexpr int64_t kStride = kAttentionShort;
+  T *ds = p + kStride * kAttentionLong, *k_turned = ds + kStride * kAttentionLong,
+    *v_turned = k_turned + kStride * n.D;
+  const int32_t* first = a.first.defined() ? a.first.data<int32_t>() + b * n.tokens : nullptr;
+  const int64_t group = n.Hq / n.Hkv, at = n.k_at(b, key, g);
+  const T scale = static_cast<T>(a.scale);
+  transpose(a.k.data<T>() + at, n.k_stride(), keys, n.D, k_turned);
+  transpose(a.v.data<T>() + at, n.k_stride(), keys, n.D, v_turned);
   for (int64_t h = g * group; h < (g + 1) * group; ++h) {
     for (int64_t t = most(0, key - n.past); t < n.tokens; t += kAttentionLong) {
-      if (first && first[b * n.tokens + t] >= key + keys) break;
+      if (first && first[t] >= key + keys) break;
       const int64_t rows = least(kAttentionLong, n.tokens - t);
       const int64_t q_at = n.q_at(b, t, h), row_at = n.row_at(b, h, t);
       const Operand<T> q{a.q.data<T>() + q_at, n.q_stride()}, dy{a.dy.data<T>() + q_at, n.q_stride()};
-      gemm(rows, keys, n.D, q, Operand<T>{k, n.k_stride(), true}, T(0), p, stride);
-      gemm(rows, keys, n.D, dy, Operand<T>{v, n.k_stride(), true}, T(0), ds, stride);
+      gemm(rows, keys, n.D, q, Operand<T>{k_turned, kStride}, T(0), p, kStride);
+      gemm(rows, keys, n.D, dy, Operand<T>{v_turned, kStride}, T(0), ds, kStride);
       for (int64_t r = 0; r < rows; ++r) {
-        const Visible see = visible(n, first, b, t + r, key, keys);
         const T top = a.top.data<T>()[row_at + r], weight = a.weight.data<T>()[row_at + r],
                 delta = a.delta.data<T>()[row_at + r];
-        T* __restrict p_row = p + r * stride;
-        T* __restrict ds_row = ds + r * stride;
-        fill(p_row, least(see.low, keys), T(0));
-        fill(ds_row, least(see.low, keys), T(0));
+        T* __restrict p_row = p + r * kStride;
+        T* __restrict ds_row = ds + r * kStride;
 #pragma omp simd
-        for (int64_t i = see.low; i < see.high; ++i) {
+        for (int64_t i = 0; i < keys; ++i) {
           p_row[i] = vexp(scale * (p_row[i] - top)) * weight;
           ds_row[i] = scale * p_row[i] * (ds_row[i] - delta);
         }
-        fill(p_row + see.high, keys - see.high, T(0));
-        fill(ds_row + see.high, keys - see.high, T(0));
+        // The query sees the keys [low, high) of the block.
+        const int64_t low = first ? least(first[t + r] - key, keys) : 0;
+        const int64_t high = least(n.past + t + r + 1 - key, keys);
+        for (T* row : {p_row, ds_row}) {
+          fill(row, low, T(0));
+          fill(row + high, keys - high, T(0));
+        }
       }
-      const Operand<T> p_transposed{p, stride, true}, ds_transposed{ds, stride, true};
-      if (to.dv) gemm(keys, n.D, rows, p_transposed, dy, T(1), to.dv + at, n.k_stride());
-      if (to.dk) gemm(keys, n.D, rows, ds_transposed, q, T(1), to.dk + at, n.k_stride());
+      const Operand<T> p_turned{p, kStride, true}, ds_turned{ds, kStride, true};
+      if (to.dv) gemm(keys, n.D, rows, p_turned, dy, T(1), to.dv + at, n.k_stride());
+      if (to.dk) gemm(keys, n.D, rows, ds_turned, q, T(1), to.dk + at, n.k_stride());
       if (to.dq)
-        gemm(rows, n.D, keys, Operand<T>{ds, stride}, Operand<T>{k, n.k_stride()}, T(1), to.dq + q_at,
-             n.q_stride());
+        gemm(rows, n.D, keys, Operand<T>{ds, kStride}, Operand<T>{a.k.data<T>() + at, n.k_stride()}, T(1),
+             to.dq + q_at, n.q_stride());
     }
   }
 }
@@ -214,7 +225,7 @@ void backward(const AttentionGrad& a) {
           if (target->tensor.defined() && !target->accumulate)
             for (int64_t s = 0; s < keys; ++s)
               fill(target->tensor.data<T>() + n.k_at(b, key + s, g), n.D, T(0));
-        backward_block(a, n, to, b, g, key, keys, scratch + part * kAttentionBackwardScratch);
+        backward_block(a, n, to, b, g, key, keys, scratch + part * attention_backward_scratch(n.D));
       }
     }
   });
