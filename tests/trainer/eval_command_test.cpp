@@ -42,6 +42,10 @@ class ModelCommands : public testing::Test {
     runs_ = std::make_unique<test::TinyRuns>();
     const auto fp64 = runs_->train("fp64", {"precision=fp64"});
     ASSERT_EQ(fp64.code, 0) << fp64.err;
+    const auto attention =
+        runs_->train("attention", {"precision=fp64", "model.arch=llama", "model.num_heads=2",
+                                   "model.num_kv_heads=1", "model.ffn_size=48"});
+    ASSERT_EQ(attention.code, 0) << attention.err;
 
     // A model that knows three passages by heart.
     put(runs_->folder(), "passages.jsonl", jsonl(kPassages));
@@ -94,25 +98,29 @@ class ModelCommands : public testing::Test {
 };
 
 TEST_F(ModelCommands, BitsPerByteAreWhatTheLogitsSay) {
-  loop::Session session = loop::load_session(path("fp64"), 1);
-  const auto tokenizer = data::load_tokenizer(path("vocab.txt"));
-  double carried = 0, windows = 0, bytes = 0;
-  for (const auto& text : kPassages) {
-    std::vector<int32_t> ids{0};
-    for (const int32_t id : tokenizer->encode(text)) ids.push_back(id);
-    carried += nats(session, ids);
-    for (size_t begin = 0; begin + 1 < ids.size(); begin += 8)
-      windows += nats(session, std::span(ids).subspan(begin, std::min<size_t>(9, ids.size() - begin)));
-    bytes += static_cast<double>(text.size());
-  }
-  ASSERT_GT(std::abs(carried - windows), 1e-6 * carried);
-  for (const auto& [context, sum] : {std::pair{"carried", carried}, {"windows", windows}}) {
-    const json row =
-        eval("fp64", {"--text", path("passages.jsonl"), "--context", context, "--window", "8"})[0];
-    EXPECT_NEAR(row["bits_per_byte"].get<double>(), sum / std::log(2.0) / bytes, 1e-10) << context;
-    EXPECT_NEAR(row["loss"].get<double>(), sum / bytes, 1e-10) << context;  // a token is a byte here
-    EXPECT_NEAR(row["perplexity"].get<double>(), std::exp(sum / bytes), 1e-8) << context;
-    EXPECT_EQ(row["documents"], 3);
+  for (const char* run : {"fp64", "attention"}) {
+    loop::Session session = loop::load_session(path(run), 1);
+    const auto tokenizer = data::load_tokenizer(path("vocab.txt"));
+    double carried = 0, windows = 0, bytes = 0;
+    for (const auto& text : kPassages) {
+      std::vector<int32_t> ids{0};
+      for (const int32_t id : tokenizer->encode(text)) ids.push_back(id);
+      carried += nats(session, ids);
+      for (size_t begin = 0; begin + 1 < ids.size(); begin += 8)
+        windows += nats(session, std::span(ids).subspan(begin, std::min<size_t>(9, ids.size() - begin)));
+      bytes += static_cast<double>(text.size());
+    }
+    ASSERT_GT(std::abs(carried - windows), 1e-6 * carried);
+    for (const auto& [context, sum] : {std::pair{"carried", carried}, {"windows", windows}}) {
+      const json row =
+          eval(run, {"--text", path("passages.jsonl"), "--context", context, "--window", "8"})[0];
+      EXPECT_NEAR(row["bits_per_byte"].get<double>(), sum / std::log(2.0) / bytes, 1e-10)
+          << run << " " << context;
+      EXPECT_NEAR(row["loss"].get<double>(), sum / bytes, 1e-10)
+          << run << " " << context;  // a token is a byte here
+      EXPECT_NEAR(row["perplexity"].get<double>(), std::exp(sum / bytes), 1e-8) << run << " " << context;
+      EXPECT_EQ(row["documents"], 3);
+    }
   }
 }
 
@@ -464,6 +472,23 @@ TEST_F(ModelCommands, ASavedStateGoesOnAsIfNothingHadBeen) {
   fs::resize_file(state, fs::file_size(state) / 2);
   EXPECT_EQ(greedy("heart", {"--state-in", state}).code, 65);
   EXPECT_EQ(greedy("heart", {"--state-in", path("passages.h5")}).code, 65);
+}
+
+// What a model with attention keeps grows with the text.
+TEST_F(ModelCommands, SavedKeysAndValuesGoOnAsIfNothingHadBeen) {
+  const auto greedy = [](std::vector<std::string> words) {
+    words.insert(words.end(), {"--temperature", "0", "--past-end"});
+    return generate("attention", words);
+  };
+  const std::string state = path("keys.h5"), prompt(300, 'a');
+  const auto whole = greedy({"--prompt", prompt, "--max-tokens", "30"});
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  auto first = greedy({"--prompt", prompt, "--max-tokens", "3", "--state-out", state});
+  const auto rest = greedy({"--state-in", state, "--max-tokens", "27"});
+  first.out.pop_back();  // the line end
+  EXPECT_EQ(first.out + rest.out, whole.out) << first.err << rest.err;
+  fs::resize_file(state, fs::file_size(state) / 2);
+  EXPECT_EQ(greedy({"--state-in", state}).code, 65);
 }
 
 // Peak memory of a generation, KiB: read while the process stands still before it writes its state.

@@ -90,6 +90,49 @@ void weigh(T* __restrict s, const Sizes& n, const int32_t* first, int64_t begin,
   }
 }
 
+// One query, as when text is generated: its products read every key and value once, which plain loops do at
+// the rate of memory.
+template <class T>
+void forward_one(const AttentionArgs& a, const Sizes& n, int64_t b, int64_t h, int64_t t, T* __restrict s) {
+  constexpr int64_t kPiece = kAttentionShort * kAttentionLong;
+  const int64_t g = h * n.Hkv / n.Hq,
+                from = a.first.defined() ? a.first.data<int32_t>()[b * n.tokens + t] : 0;
+  const T* __restrict q = a.q.data<T>() + n.q_at(b, t, h);
+  T* __restrict y = a.y.data<T>() + n.q_at(b, t, h);
+  const T scale = static_cast<T>(a.scale);
+  T top = -__FLT_MAX__, sum = 0;
+  fill(y, n.D, T(0));
+  for (int64_t key = from; key <= n.past + t; key += kPiece) {
+    const int64_t keys = least(kPiece, n.past + t + 1 - key), at = n.k_at(b, key, g);
+    T largest = top;
+    for (int64_t j = 0; j < keys; ++j) {
+      const T* __restrict k = a.k.data<T>() + at + j * n.k_stride();
+      T score = 0;
+#pragma omp simd reduction(+ : score)
+      for (int64_t d = 0; d < n.D; ++d) score += q[d] * k[d];
+      s[j] = score;
+      largest = score > largest ? score : largest;
+    }
+    const T before = vexp(scale * (top - largest));
+    scale_by(y, n.D, before);
+    sum *= before;
+    top = largest;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < keys; ++j) {
+      s[j] = vexp(scale * (s[j] - largest));
+      sum += s[j];
+    }
+    for (int64_t j = 0; j < keys; ++j) {
+      const T* __restrict v = a.v.data<T>() + at + j * n.k_stride();
+#pragma omp simd
+      for (int64_t d = 0; d < n.D; ++d) y[d] += s[j] * v[d];
+    }
+  }
+  scale_by(y, n.D, T(1) / sum);
+  a.top.data<T>()[n.row_at(b, h, t)] = top;
+  a.weight.data<T>()[n.row_at(b, h, t)] = T(1) / sum;
+}
+
 template <class T>
 void forward_block(const AttentionArgs& a, const Sizes& n, int64_t b, int64_t h, int64_t begin, T* s) {
   const int64_t rows = least(kAttentionShort, n.tokens - begin), g = h * n.Hkv / n.Hq;
@@ -131,9 +174,10 @@ void forward(const AttentionArgs& a) {
   T* scratch = a.scratch.data<T>();
   parallel_parts(a.q.device().pool(), n.B * n.Hq * blocks, 1, [&](int64_t begin, int64_t end, int part) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / blocks, block = alternating(i % blocks, blocks);
-      forward_block(a, n, head / n.Hq, head % n.Hq, block * kAttentionShort,
-                    scratch + part * attention_forward_scratch(n.D));
+      const int64_t b = i / blocks / n.Hq, h = i / blocks % n.Hq;
+      const int64_t query = alternating(i % blocks, blocks) * kAttentionShort;
+      T* s = scratch + part * attention_forward_scratch(n.D);
+      query + 1 == n.tokens ? forward_one(a, n, b, h, query, s) : forward_block(a, n, b, h, query, s);
     }
   });
 }
