@@ -4,6 +4,8 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "trainer/models/finch_c2.h"
+#include "trainer/models/goldfinch.h"
 #include "trainer/models/llama.h"
 #include "trainer/models/llama_paper.h"
 #include "trainer/models/qwen2.h"
@@ -65,6 +67,25 @@ Config hf_sizes(const json& c) {
 std::unique_ptr<Model> llama(const json& c) { return make_llama(hf_sizes<LlamaConfig>(c)); }
 std::unique_ptr<Model> qwen2(const json& c) { return make_qwen2(hf_sizes<Qwen2Config>(c)); }
 std::unique_ptr<Model> llama_paper(const json& c) { return make_llama_paper(sizes<LlamaPaperConfig>(c)); }
+template <class Config>
+Config goldfinch_sizes(const json& c) {
+  auto config = sizes<Config>(c);
+  config.ffn_size = c.value("dim_ffn", 0);
+  config.use_v2 = c.value("use_v2", 1) != 0;
+  config.use_one_minus_w = c.value("use_one_minus_w", 1) != 0;
+  return config;
+}
+
+std::unique_ptr<Model> finch_c2(const json& c) { return make_finch_c2(goldfinch_sizes<FinchC2Config>(c)); }
+
+std::unique_ptr<Model> goldfinch(const json& c) {
+  auto config = goldfinch_sizes<GoldFinchConfig>(c);
+  config.upper_blocks = c.value("tmix2", "gold");
+  config.inv_other_layer_ratio = c.value("inv_other_layer_ratio", 3);
+  config.kv_cache_compression_ratio = c.value("kv_cache_compression_ratio", 16);
+  config.rotary.theta = c.value("rope", 0.0);
+  return make_goldfinch(config);
+}
 
 const std::map<std::string, std::function<std::unique_ptr<Model>(const json&)>> kBuilders = {
     {"rwkv5", rwkv5},
@@ -72,6 +93,9 @@ const std::map<std::string, std::function<std::unique_ptr<Model>(const json&)>> 
     {"rwkv7", rwkv7},
     {"hfllama", llama},
     {"hfqwen2", qwen2},
+    {"finchc2", finch_c2},
+    {"finchc2_gptalpha", goldfinch},
+    {"goldfinch", goldfinch},
     {"gfllama", llama_paper},
 };
 

@@ -1,5 +1,6 @@
 #include "tests/support/golden.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -107,6 +108,12 @@ Measured measured(const fs::path& file, int column, Measured otherwise) {
 }  // namespace
 
 Measured measured_fp32(const fs::path& file) { return measured(file, 0, {6e-7, 6e-7, 5e-6}); }
-Measured measured_bf16(const fs::path& file) { return measured(file, 1, {1.2e-2, 1.1e-3, 5e-2}); }
+// The error of a loss is one signed sum, small by chance in some files: at least half the median of all
+// files.
+Measured measured_bf16(const fs::path& file) {
+  Measured m = measured(file, 1, {1.2e-2, 1.1e-3, 5e-2});
+  m.loss = std::max(m.loss, 5e-4);
+  return m;
+}
 
 }  // namespace rookery::test

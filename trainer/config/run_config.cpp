@@ -59,8 +59,10 @@ void OptimConfig::fields(Visitor& v) {
   v("lr", lr, "peak learning rate").positive();
   v("lr_final", lr_final, "learning rate at the last step").at_least(0);
   v("schedule", schedule,
-    "way from lr to lr_final after the warm-up; wsd stays at lr and decays in the last decay_steps")
-      .one_of({"cosine", "linear", "constant", "wsd"});
+    "way from lr to lr_final after the warm-up; cosine is half a wave, quarter_cosine that of the GoldFinch "
+    "code; wsd "
+    "stays at lr and decays in the last decay_steps")
+      .one_of({"cosine", "quarter_cosine", "linear", "constant", "wsd"});
   v("warmup_steps", warmup_steps, "steps of linear warm-up").between(0, kMostSteps);
   v("warmup_from", warmup_from, "factor on lr at the first step of the warm-up").between(0, 1);
   v("decay_steps", decay_steps, "steps of the final decay of schedule wsd").between(0, kMostSteps);

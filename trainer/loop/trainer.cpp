@@ -236,10 +236,11 @@ void Trainer::explain_memory() {
 
 Schedule make_schedule(const config::RunConfig& c) {
   Schedule s;
-  s.kind = c.optim.schedule == "cosine"   ? ScheduleKind::kCosine
-           : c.optim.schedule == "linear" ? ScheduleKind::kLinear
-           : c.optim.schedule == "wsd"    ? ScheduleKind::kWsd
-                                          : ScheduleKind::kConstant;
+  s.kind = c.optim.schedule == "cosine"           ? ScheduleKind::kCosine
+           : c.optim.schedule == "quarter_cosine" ? ScheduleKind::kQuarterCosine
+           : c.optim.schedule == "linear"         ? ScheduleKind::kLinear
+           : c.optim.schedule == "wsd"            ? ScheduleKind::kWsd
+                                                  : ScheduleKind::kConstant;
   s.lr = c.optim.lr;
   s.lr_final = c.optim.lr_final;
   s.warmup_steps = c.optim.warmup_steps;

@@ -14,6 +14,10 @@ namespace rookery {
 struct Carry {
   Var x;             // residual stream [B, T, C]
   Var v_first = {};  // RWKV-7: the value of layer 0 [B, T, A], which later layers mix with their own
+  // GoldFinch: the tokens and their embeddings on the way to the first GOLD block; from there what GOLD
+  // blocks see of all S tokens up to these, [B, S, C].
+  Tensor ids = {};
+  Var x0 = {}, keys = {}, values = {};
 };
 
 // How the optimizer treats a parameter.
@@ -45,6 +49,8 @@ class Model {
   // The output of the last norm: what the head reads. ids: i32 [B, T]; result: [B, T, C].
   Var hidden(nn::Context& cx, const Tensor& ids);
   Var logits(nn::Context& cx, const Tensor& ids);  // [B, T, V]
+  // Reads tokens whose output nobody needs: leaves in cx.seq what the tokens after them depend on.
+  virtual void prefill(nn::Context& cx, const Tensor& ids) { hidden(cx, ids); }
 
   nn::ParameterList parameters;
 };

@@ -3,6 +3,8 @@
 #include <functional>
 #include <map>
 
+#include "trainer/models/finch_c2.h"
+#include "trainer/models/goldfinch.h"
 #include "trainer/models/llama.h"
 #include "trainer/models/llama_paper.h"
 #include "trainer/models/qwen2.h"
@@ -36,6 +38,8 @@ void register_models() {
   add(make_llama);
   add(make_llama_paper);
   add(make_qwen2);
+  add(make_finch_c2);
+  add(make_goldfinch);
 }
 
 std::unique_ptr<Model> make_model(const config::ModelConfig& config) {

@@ -5,6 +5,43 @@
 #include <vector>
 
 namespace rookery::nn {
+namespace {
+
+Shape with_tokens(const Shape& shape, int64_t tokens) {
+  std::vector<int64_t> dims(shape.begin(), shape.end());
+  dims[1] = tokens;
+  return Shape(std::span<const int64_t>(dims));
+}
+
+// Tokens [from, from + count) of each row of x to position `at` of the rows of `to`.
+void copy_tokens(const Tensor& x, int64_t from, int64_t count, const Tensor& to, int64_t at) {
+  if (to.device().type() == DeviceType::kMeta) return;
+  const size_t token = x.bytes() / static_cast<size_t>(x.dim(0) * x.dim(1));
+  for (int64_t b = 0; b < x.dim(0); ++b)
+    std::memcpy(to.raw() + (b * to.dim(1) + at) * token, x.raw() + (b * x.dim(1) + from) * token,
+                count * token);
+}
+
+}  // namespace
+
+Tensor join_tokens(const Tensor& before, const Tensor& after) {
+  if (!before.defined()) return after;
+  const int64_t T1 = before.dim(1), T2 = after.dim(1);
+  check_shape(before, with_tokens(after.shape(), T1), "[join_tokens] before");
+  const Tensor joined = empty(with_tokens(after.shape(), T1 + T2), after.dtype(), after.device());
+  copy_tokens(before, 0, T1, joined, 0);
+  copy_tokens(after, 0, T2, joined, T1);
+  return joined;
+}
+
+Tensor tokens_of(const Tensor& x, int64_t begin, int64_t count) {
+  const int64_t T = x.dim(1);
+  RK_CHECK(begin >= 0 && count > 0 && begin + count <= T, "[tokens_of] ", count, " from ", begin, " of ", T);
+  if (count == T) return x;
+  const Tensor part = empty(with_tokens(x.shape(), count), x.dtype(), x.device());
+  copy_tokens(x, begin, count, part, 0);
+  return part;
+}
 
 void SeqContext::leave_last_token(const std::string& slot, const Var& x) {
   if (!carry) return;

@@ -21,6 +21,7 @@ class SeqContext {
   Var state(const std::string& slot) const { return find(slot); }
   // A state that layers start from; with a Var on the tape its gradient is computed (state tuning).
   void set(const std::string& slot, Var state) { states_[slot] = std::move(state); }
+  void drop(const std::string& slot) { states_.erase(slot); }
   // x: [B, T, C]: its last tokens become the carried ones.
   void leave_last_token(const std::string& slot, const Var& x);
   void leave(const std::string& slot, const Var& state) {
@@ -54,6 +55,11 @@ class SeqContext {
   std::map<std::string, Var> states_;
   std::map<std::string, History> histories_;
 };
+
+// Along the tokens, dim 1: [B, T1, ...] and [B, T2, ...] to [B, T1 + T2, ...]; `before` may be undefined.
+Tensor join_tokens(const Tensor& before, const Tensor& after);
+// Tokens [begin, begin + count) of x [B, T, ...]: a copy, x itself where it has no others.
+Tensor tokens_of(const Tensor& x, int64_t begin, int64_t count);
 
 struct Context {
   Tape* tape = nullptr;  // null: no gradients

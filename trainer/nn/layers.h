@@ -38,8 +38,9 @@ struct LowRank {
 // Full layer norm with weight and bias (rwkv-common 2).
 struct LayerNorm {
   Parameter &weight, &bias;
-  LayerNorm(Scope s, int64_t channels)
-      : weight(s.param("weight", {channels}, constant(1))), bias(s.param("bias", {channels}, constant(0))) {}
+  LayerNorm(Scope s, int64_t channels, Init weight_init = constant(1))
+      : weight(s.param("weight", {channels}, std::move(weight_init))),
+        bias(s.param("bias", {channels}, constant(0))) {}
   Var operator()(const Context& cx, const Var& x) const { return ops::layer_norm(x, cx(weight), cx(bias)); }
 };
 

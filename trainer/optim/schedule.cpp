@@ -18,6 +18,10 @@ double Schedule::at(int64_t step) const {
       rate = lr * ((1 + f) / 2 + (1 - f) / 2 * std::cos(std::numbers::pi * p));
       break;
     }
+    case ScheduleKind::kQuarterCosine:
+      rate = lr_final + (lr - lr_final) * std::cos(std::numbers::pi / 2 *
+                                                   fraction(step - warmup_steps, total_steps - warmup_steps));
+      break;
     case ScheduleKind::kLinear:
       rate = lr + (lr_final - lr) * fraction(step - warmup_steps, total_steps - warmup_steps);
       break;

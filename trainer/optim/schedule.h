@@ -6,7 +6,7 @@
 
 namespace rookery {
 
-enum class ScheduleKind { kCosine, kLinear, kConstant, kWsd };
+enum class ScheduleKind { kCosine, kQuarterCosine, kLinear, kConstant, kWsd };
 
 struct Schedule {
   ScheduleKind kind = ScheduleKind::kCosine;
@@ -16,7 +16,8 @@ struct Schedule {
   int64_t total_steps = 1;
   int64_t decay_steps = 0;  // wsd: the last steps, over which lr falls linearly to lr_final
 
-  // step: 0 is the first update. Half cosine: p = (step - warmup) / (total - warmup) clamped to [0, 1].
+  // step: 0 is the first update. With p = (step - warmup) / (total - warmup) clamped to [0, 1], cosine is
+  // half a wave, cos(pi p), and quarter cosine cos(pi p / 2): steepest at the end.
   double at(int64_t step) const;
 };
 

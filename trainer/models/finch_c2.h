@@ -1,0 +1,19 @@
+// finch_c2.h: Finch-C2, the recurrent part of GoldFinch as a model of its own.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "trainer/models/goldfinch_parts.h"
+
+namespace rookery {
+
+struct FinchC2Config : config::ModelConfig, GoldFinchSizes {
+  std::string arch() const override { return "finch_c2"; }
+  void fields(config::Visitor& v) override { list_fields(v); }
+  void check(std::vector<config::Finding>& findings) const override { check_sizes(findings); }
+};
+
+std::unique_ptr<Model> make_finch_c2(const FinchC2Config& config);
+
+}  // namespace rookery

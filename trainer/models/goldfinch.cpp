@@ -1,0 +1,181 @@
+// goldfinch.cpp: GoldFinch (arXiv 2407.12077): Finch-C2 blocks, whose output is compressed to a few numbers
+// per token, then GOLD blocks, which attend to keys expanded from these numbers. Its ablations have GPTAlpha
+// blocks in the place of GOLD. The blocks: goldfinch_parts.cpp.
+#include "trainer/models/goldfinch.h"
+
+#include <algorithm>
+
+#include "kernels/ops/embedding/embedding.h"
+#include "kernels/ops/gold/gold.h"
+#include "kernels/ops/norm/rms_norm.h"
+
+namespace rookery {
+namespace {
+
+using nn::Context;
+using nn::Scope;
+
+// Upper is the attention of the blocks above; the models of both kinds have the rest in common.
+template <class Upper>
+class Stack : public Model {
+ public:
+  explicit Stack(const GoldFinchConfig& c)
+      : c_(c),
+        emb_(Scope(parameters).param("emb.weight", {c.vocab_size, c.hidden_size}, embedding_init())),
+        ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c.hidden_size),
+        lower_(make_blocks<FinchC2TimeMix>(0, c.num_lower())),
+        upper_(make_blocks<Upper>(c.num_lower(), c.num_layers, c.rotary)),
+        ln_out_(Scope(parameters).child("ln_out"), c.hidden_size),
+        head_(Scope(parameters)
+                  .param("head.weight", {c.vocab_size, c.hidden_size},
+                         head_init(c.vocab_size, c.hidden_size))) {}
+
+  Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
+  int64_t num_blocks() const override { return c_.num_layers; }
+  void block(int64_t i, Context& cx, Carry& carry) override {
+    if (i < c_.num_lower()) {
+      (*lower_[i])(cx, carry);
+    } else {
+      (*upper_[i - c_.num_lower()])(cx, carry);
+    }
+  }
+  Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
+  Parameter& embedding() override { return emb_; }
+  Parameter& head() override { return head_; }
+  OptimGroup optim_group(const Parameter& p) const override { return goldfinch_group(p); }
+  double mixer_flops_per_token(int64_t seq_len) const override {
+    double flops = 0;
+    for (const auto& b : lower_) flops += b->att.flops_per_token(seq_len);
+    for (const auto& b : upper_) flops += b->att.flops_per_token(seq_len);
+    return flops;
+  }
+
+ protected:
+  template <class TimeMix>
+  using Blocks = std::vector<std::unique_ptr<GoldFinchBlock<TimeMix>>>;
+
+  template <class TimeMix, class... Args>
+  Blocks<TimeMix> make_blocks(int64_t begin, int64_t end, const Args&... args) {
+    Blocks<TimeMix> blocks;
+    for (int64_t i = begin; i < end; ++i)
+      blocks.push_back(std::make_unique<GoldFinchBlock<TimeMix>>(
+          Scope(parameters).child("blocks").child(std::to_string(i)), c_,
+          LayerInit(i, c_.num_layers, c_.hidden_size), args...));
+    return blocks;
+  }
+
+  GoldFinchConfig c_;
+  Parameter& emb_;
+  nn::LayerNorm ln0_;
+  Blocks<FinchC2TimeMix> lower_;
+  Blocks<Upper> upper_;
+  nn::LayerNorm ln_out_;
+  Parameter& head_;
+};
+
+// What the GOLD blocks see of all tokens is held once: ids and the compressed output of the Finch-C2 blocks.
+constexpr const char *kIds = "gold.ids", *kCache = "gold.cache";
+// Output of the Finch-C2 blocks for the last tokens that prefill() did not take through the GOLD blocks.
+constexpr const char* kPending = "gold.pending";
+
+class GoldFinch : public Stack<Gold> {
+ public:
+  explicit GoldFinch(const GoldFinchConfig& c)
+      : Stack<Gold>(c),
+        compress_(Scope(parameters).child("w_kv_cache_a"), c.hidden_size, c.cache_width(),
+                  nn::orthogonal(1.0)),
+        expand_(Scope(parameters)
+                    .param("w_kv_cache_b.weight", {c.hidden_size, c.hidden_size + c.cache_width()},
+                           nn::orthogonal(1.0))) {}
+
+  Carry embed(Context& cx, const Tensor& ids) override {
+    Carry carry = Stack<Gold>::embed(cx, ids);
+    carry.ids = ids;
+    carry.x0 = carry.x;
+    return carry;
+  }
+
+  void block(int64_t i, Context& cx, Carry& carry) override {
+    if (i == c_.num_lower()) enter_upper(cx, carry);
+    Stack<Gold>::block(i, cx, carry);
+    if (const int64_t T = carry.ids.dim(1); i + 1 == c_.num_layers && carry.x.shape()[1] > T)
+      carry.x = nn::tokens_of(carry.x.value(), carry.x.shape()[1] - T, T);
+  }
+
+  // Of the GOLD part's 2 G token shifts each looks one token further back, so the output of a token depends
+  // on the Finch-C2 blocks' output for 2 G tokens before it; what stood in the shifts before these has no
+  // influence (goldfinch 9). Those tokens wait for the next pass, the others never see a GOLD block.
+  void prefill(Context& cx, const Tensor& ids) override {
+    Carry carry = embed(cx, ids);
+    for (int64_t i = 0; i < c_.num_lower(); ++i) block(i, cx, carry);
+    remember(cx, carry);
+    const Tensor waiting = nn::join_tokens(cx.seq.state(kPending).value(), carry.x.value());
+    const int64_t count = std::min<int64_t>(waiting.dim(1), 2 * static_cast<int64_t>(upper_.size()));
+    cx.seq.leave(kPending, nn::tokens_of(waiting, waiting.dim(1) - count, count));
+  }
+
+ private:
+  // Adds the tokens to what the GOLD blocks see. Gives ids and cache of all tokens up to these.
+  std::pair<Tensor, Var> remember(Context& cx, const Carry& carry) {
+    const int64_t S = cx.seq.length(kIds) + carry.ids.dim(1);
+    const Tensor ids = cx.seq.append(kIds, Var(carry.ids)).value();
+    const Var cache = cx.seq.append(kCache, compress_(cx, carry.x));
+    if (cache.shape()[1] == S) return {ids, cache};
+    return {nn::tokens_of(ids, 0, S), Var(nn::tokens_of(cache.value(), 0, S))};  // without the room to grow
+  }
+
+  void enter_upper(Context& cx, Carry& carry) {
+    const auto [ids, cache] = remember(cx, carry);
+    const Var x0 = ids.dim(1) == carry.ids.dim(1) ? carry.x0 : ln0_(cx, ops::embedding(ids, cx(emb_)));
+    carry.x0 = Var();
+    carry.keys = ops::gold_keys(x0, cache, cx(expand_));
+    carry.values = ops::rms_norm(x0, Var(), 1e-8, RmsEps::kOutside);
+    if (const Var pending = cx.seq.state(kPending); pending.defined()) {
+      carry.x = nn::join_tokens(pending.value(), carry.x.value());
+      cx.seq.drop(kPending);
+    }
+  }
+
+  nn::Linear compress_;  // [D / ratio, D]
+  Parameter& expand_;    // [D, D + D / ratio]
+};
+
+}  // namespace
+
+void GoldFinchConfig::fields(config::Visitor& v) {
+  list_fields(v);
+  v("upper_blocks", upper_blocks,
+    "kind of the last blocks: gold shares one compressed key cache; gptalpha has keys and values of its own")
+      .one_of({"gold", "gptalpha"});
+  v("inv_other_layer_ratio", inv_other_layer_ratio,
+    "the last of so many equal parts of the blocks is of that kind, the others are Finch-C2; 1: all blocks "
+    "are")
+      .between(1, 1024);
+  v("kv_cache_compression_ratio", kv_cache_compression_ratio,
+    "gold: hidden_size over the numbers that the key cache holds per token")
+      .between(1, 1 << 17);
+  v("rope_theta", rotary.theta, "base of rotary positions in those blocks; 0: no positions").at_least(0);
+  v("rope_interpolation", rotary.interpolation,
+    "divisor of the rotary angles: n reads texts n times as long as those trained on")
+      .at_least(1);
+}
+
+void GoldFinchConfig::check(std::vector<config::Finding>& findings) const {
+  check_sizes(findings);
+  if (kv_cache_compression_ratio > hidden_size)
+    findings.push_back({"model.kv_cache_compression_ratio",
+                        str("kv_cache_compression_ratio ", kv_cache_compression_ratio,
+                            " leaves nothing of hidden_size ", hidden_size, "; expected at most that")});
+  if (rotary.theta > 0 && head_size % 2 != 0)
+    findings.push_back(
+        {"model.head_size", str("rotary positions need an even head_size, found ", head_size)});
+}
+
+std::unique_ptr<Model> make_goldfinch(const GoldFinchConfig& config) {
+  GoldFinchConfig c = config;
+  c.resolve();
+  if (c.upper_blocks == "gptalpha") return std::make_unique<Stack<GptAlpha>>(c);
+  return std::make_unique<GoldFinch>(c);
+}
+
+}  // namespace rookery

@@ -1,0 +1,104 @@
+// goldfinch_parts.h: the blocks of arXiv 2407.12077: Finch-C2 and GPTAlpha time mixing and GOLD attention,
+// with the names and initial values of the published trainer (goldfinch 2, 3, 5, 7). Stacks of them:
+// finch_c2.cpp, goldfinch.cpp.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/ops/activation/activation.h"
+#include "kernels/ops/rope/rope.h"
+#include "trainer/config/run_config.h"
+#include "trainer/models/model.h"
+#include "trainer/models/rwkv_parts.h"
+
+namespace rookery {
+
+// The keys that all architectures of the paper share.
+struct GoldFinchSizes {
+  int64_t num_layers = 6, hidden_size = 256, head_size = 64;
+  int64_t ffn_size = 0;  // 0: 3.5 hidden_size, rounded down to a multiple of 32
+  int64_t vocab_size = 65536;
+  bool use_v2 = true;           // a second value in place of the bonus for the current token
+  bool use_one_minus_w = true;  // keys times (1 - decay)
+
+  void list_fields(config::Visitor& v);
+  void check_sizes(std::vector<config::Finding>& findings) const;
+  void resolve();  // fills in the zeros
+};
+
+// GoldFinch trainer: low-rank matrices, mixes and vectors are not decayed, time_decay learns twice as fast.
+OptimGroup goldfinch_group(const Parameter& p);
+
+// Finch without gate, with a layer norm over all channels and a second value in place of the bonus.
+struct FinchC2TimeMix {
+  GoldFinchSizes c;
+  std::string prefix;
+  Parameter &maa_x, &maa_r, &maa_k, &maa_v, &maa_w, &maa_v2, &maa_w2, &maa_w1;
+  Parameter &decay, &decay_w1, &decay_w2, &value2_w1, &value2_w2, &faaaa;
+  nn::Linear receptance, key, value, output;
+  nn::LayerNorm ln_x;
+
+  FinchC2TimeMix(nn::Scope s, const GoldFinchSizes& sizes, const LayerInit& init);
+  // x: layer-normed input [B, T, C]; result: [B, T, C].
+  Var operator()(nn::Context& cx, const Var& x, const Carry&) const;
+  double flops_per_token(int64_t seq_len) const;
+};
+
+// Positions of queries and keys: theta 0 means none; interpolation divides the angles for longer texts.
+struct Rotary {
+  double theta = 0, interpolation = 1;
+};
+
+// Softmax attention of a transformer behind Finch's data-dependent token shift.
+struct GptAlpha {
+  GoldFinchSizes c;
+  Rotary rotary;
+  std::string prefix;
+  Parameter &maa_x, &maa_r, &maa_k, &maa_v, &maa_w1, &maa_w2;
+  nn::Linear query, key, value, output;
+  nn::LayerNorm ln_r, ln_k, ln_v, ln_x;
+
+  GptAlpha(nn::Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerInit& init);
+  Var operator()(nn::Context& cx, const Var& x, const Carry&) const;
+  double flops_per_token(int64_t seq_len) const;
+};
+
+// Attention whose keys and values come from what all GOLD blocks share.
+struct Gold {
+  GoldFinchSizes c;
+  Rotary rotary;
+  std::string prefix;
+  Parameter &maa_x, &maa_q, &maa_v_cache, &maa_k, &maa_v, &maa_q_w1, &maa_q_w2, &maa_kv_w1, &maa_kv_w2;
+  Parameter &key_w1, &key_w2, &value_w1, &value_w2;
+  nn::Linear query, output;
+  nn::LayerNorm ln_q, ln_k, ln_v, ln_x;
+
+  Gold(nn::Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerInit& init);
+  // carry.keys, carry.values: [B, S, C], of the S - T tokens before x and of those of x: the expanded cache
+  // and the embeddings after ln0, both divided by their root mean square.
+  Var operator()(nn::Context& cx, const Var& x, const Carry& carry) const;
+  double flops_per_token(int64_t seq_len) const;
+};
+
+// x += time mixing, x += channel mixing, each behind a layer norm.
+template <class TimeMix>
+struct GoldFinchBlock {
+  nn::LayerNorm ln1, ln2;
+  TimeMix att;
+  FinchChannelMix ffn;
+
+  template <class... Args>
+  GoldFinchBlock(nn::Scope s, const GoldFinchSizes& c, const LayerInit& init, Args... args)
+      : ln1(s.child("ln1"), c.hidden_size),
+        ln2(s.child("ln2"), c.hidden_size),
+        att(s.child("att"), c, args..., init),
+        ffn(s.child("ffn"), c.hidden_size, c.ffn_size, init, 1) {}
+
+  void operator()(nn::Context& cx, Carry& carry) const {
+    carry.x = ops::add(carry.x, att(cx, ln1(cx, carry.x), carry));
+    carry.x = ops::add(carry.x, ffn(cx, ln2(cx, carry.x)));
+  }
+};
+
+}  // namespace rookery
