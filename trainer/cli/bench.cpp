@@ -1,5 +1,5 @@
 // bench.cpp: `rookery bench`: how fast this machine is, and how near to its limits. Sub-commands:
-// bench_op.cpp, bench_step.cpp, bench_load.cpp.
+// bench_op.cpp, bench_step.cpp, bench_prompt.cpp, bench_load.cpp.
 #include "trainer/cli/commands.h"
 
 namespace rookery::cli {
@@ -7,8 +7,9 @@ namespace rookery::cli {
 Command bench_command() {
   Command c;
   c.name = "bench";
-  c.summary = "speed of operations, of a training step and of loading weights, and their limits";
-  c.children = {bench_op_command(), bench_step_command(), bench_load_command()};
+  c.summary =
+      "speed of operations, of a training step, of reading a prompt and of loading weights, and their limits";
+  c.children = {bench_op_command(), bench_step_command(), bench_prompt_command(), bench_load_command()};
   return c;
 }
 

@@ -11,6 +11,7 @@ Command rookery_command();  // the root: all sub-commands below it
 Command bench_command();
 Command bench_load_command();
 Command bench_op_command();
+Command bench_prompt_command();
 Command bench_step_command();
 Command ckpt_command();
 Command ckpt_convert_command();
@@ -22,6 +23,7 @@ Command doctor_command();
 Command eval_command();
 Command generate_command();
 Command help_command();
+Command plan_command();
 Command plot_command();
 Command tokenizer_command();
 Command train_command();

@@ -7,6 +7,7 @@
 #include "trainer/cli/version.h"
 #include "trainer/loop/human.h"
 #include "trainer/loop/trainer.h"
+#include "trainer/plan/count.h"
 
 namespace rookery::cli {
 namespace {
@@ -17,24 +18,6 @@ using loop::human_count;
 std::string mib(double bytes) { return fixed(bytes / (1 << 20), 1) + " MiB"; }
 
 void print(const std::string& line) { std::printf("%s\n", line.c_str()); }
-
-// Parameters by the part of the model that they belong to: "blocks.att", "blocks.ffn", "emb", ... Those that
-// no output depends on are not counted.
-std::vector<std::pair<std::string, int64_t>> parameters_by_module(Model& model) {
-  std::vector<std::pair<std::string, int64_t>> modules;
-  for (const Parameter* p : model.parameters.all()) {
-    if (model.is_unused(*p)) continue;
-    std::string name = p->name.substr(0, p->name.find('.'));
-    if (name == "blocks") {
-      const size_t module = p->name.find('.', 7) + 1;
-      name = "blocks." + p->name.substr(module, p->name.find('.', module) - module);
-    }
-    auto it = std::find_if(modules.begin(), modules.end(), [&](const auto& m) { return m.first == name; });
-    if (it == modules.end()) it = modules.insert(modules.end(), {name, 0});
-    it->second += p->global.numel();
-  }
-  return modules;
-}
 
 // The plan of a run: everything is opened and checked, one step runs on the meta device, nothing is written.
 void dry_run(const config::LoadedRun& run) {
@@ -49,7 +32,7 @@ void dry_run(const config::LoadedRun& run) {
   print(str("run ", c.name, " in ", c.run_dir.string()));
   print("\nparameters");
   int64_t total = 0;
-  for (const auto& [name, count] : parameters_by_module(*session.model)) {
+  for (const auto& [name, count] : plan::parameters_by_module(*session.model)) {
     print(str("  ", name, std::string(name.size() < 16 ? 16 - name.size() : 1, ' '), count));
     total += count;
   }

@@ -1,7 +1,8 @@
 #include "trainer/eval/generator.h"
 
+#include <algorithm>
+
 #include "data/hdf5/hdf5.h"
-#include "kernels/ops/matmul/matmul.h"
 
 namespace rookery::eval {
 namespace h5 = data::h5;
@@ -40,17 +41,19 @@ Tensor rows_of(const nn::SeqContext::History& history) {
 Generator::Generator(Model& model, Device& device) : model_(model), device_(device) { seq_.carry = true; }
 
 void Generator::feed(std::span<const int32_t> tokens) {
+  nn::Context cx{nullptr, seq_};
   while (!tokens.empty()) {
-    const auto count = std::min<int64_t>(kPromptChunk, static_cast<int64_t>(tokens.size()));
-    nn::Context cx{nullptr, seq_};
-    const Tensor hidden = model_
-                              .hidden(cx, tensor_from(tokens.first(static_cast<size_t>(count)), {1, count},
-                                                      DType::kI32, device_))
-                              .value();
+    // All but the last are read for what they leave behind; only after the last is a prediction wanted.
+    const auto size = static_cast<int64_t>(tokens.size()),
+               count = std::clamp<int64_t>(size - 1, 1, kPromptChunk);
+    const Tensor ids =
+        tensor_from(tokens.first(static_cast<size_t>(count)), {1, count}, DType::kI32, device_);
+    if (size > 1) {
+      model_.prefill(cx, ids);
+    } else {
+      logits_ = to_doubles(model_.logits(cx, ids).value());
+    }
     tokens = tokens.subspan(static_cast<size_t>(count));
-    if (!tokens.empty()) continue;
-    const Tensor last = hidden.reshape({count, hidden.dim(2)}).narrow(count - 1, 1);
-    logits_ = to_doubles(ops::linear(last, Var(model_.head().master)).value());
   }
 }
 

@@ -19,6 +19,7 @@ class Generator {
   // Reads tokens; afterwards logits() are those of the next one.
   void feed(std::span<const int32_t> tokens);
   const std::vector<double>& logits() const { return logits_; }
+  size_t state_bytes() const { return seq_.bytes(); }  // what is kept between two tokens
 
   // The state between two tokens, as an HDF5 file. `identity` (of the weights) must be the same on load:
   // kData GEN-05 otherwise.

@@ -155,7 +155,7 @@ void GoldFinchConfig::fields(config::Visitor& v) {
     "gold: hidden_size over the numbers that the key cache holds per token")
       .between(1, 1 << 17);
   v("rope_theta", rotary.theta, "base of rotary positions in those blocks; 0: no positions").at_least(0);
-  v("rope_interpolation", rotary.interpolation,
+  v("rope_rescale", rotary.rescale,
     "divisor of the rotary angles: n reads texts n times as long as those trained on")
       .at_least(1);
 }

@@ -26,7 +26,7 @@ Var corrected(Context& cx, const Var& x, Parameter& w1, Parameter& w2) {
 }
 
 RopeOptions rope_options(const Rotary& rotary, int64_t offset) {
-  return {RopePairs::kAdjacent, rotary.theta, {RopeScaling::Kind::kLinear, rotary.interpolation}, offset};
+  return {RopePairs::kAdjacent, rotary.theta, {RopeScaling::Kind::kLinear, rotary.rescale}, offset};
 }
 
 }  // namespace

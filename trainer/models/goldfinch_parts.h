@@ -45,9 +45,9 @@ struct FinchC2TimeMix {
   double flops_per_token(int64_t seq_len) const;
 };
 
-// Positions of queries and keys: theta 0 means none; interpolation divides the angles for longer texts.
+// Positions of queries and keys: theta 0 means none; rescale divides the angles for longer texts.
 struct Rotary {
-  double theta = 0, interpolation = 1;
+  double theta = 0, rescale = 1;
 };
 
 // Softmax attention of a transformer behind Finch's data-dependent token shift.

@@ -59,6 +59,13 @@ int64_t SeqContext::length(const std::string& slot) const {
   return it == histories_.end() ? 0 : it->second.length;
 }
 
+size_t SeqContext::bytes() const {
+  size_t sum = 0;
+  for (const auto& [slot, state] : states_) sum += state.value().bytes();
+  for (const auto& [slot, history] : histories_) sum += history.rows.bytes();
+  return sum;
+}
+
 Var SeqContext::append(const std::string& slot, const Var& x) {
   const int64_t past = length(slot), B = x.shape()[0], T = x.shape()[1];
   if (!carry && past == 0) return x;

@@ -42,6 +42,7 @@ class SeqContext {
   const std::map<std::string, History>& histories() const { return histories_; }
   void set_history(const std::string& slot, History history) { histories_[slot] = std::move(history); }
 
+  size_t bytes() const;  // memory of all of it, room to grow included
   void clear() {
     states_.clear();
     histories_.clear();
