@@ -4,11 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "kernels/base/rng.h"
 #include "parallel/shard/param_store.h"
+#include "tests/support/process.h"
+#include "trainer/eval/generator.h"
 
 namespace rookery {
 namespace {
@@ -18,8 +21,8 @@ struct Built {
   std::unique_ptr<Model> model;
   std::unique_ptr<ParamStore> store;
 
-  explicit Built(GoldFinchConfig c) {
-    c.vocab_size = 50;
+  explicit Built(GoldFinchConfig c, int64_t vocab_size = 50) {
+    c.vocab_size = vocab_size;
     c.hidden_size = 32;
     c.head_size = 16;
     c.ffn_size = 32;
@@ -75,6 +78,10 @@ void expect_same_logits(const GoldFinchConfig& config, const std::vector<Step>& 
     ASSERT_EQ(got.size(), expected.size());
     for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-10) << "token " << at;
   }
+}
+
+std::vector<int32_t> to_ints(const Tensor& ids) {
+  return {ids.data<int32_t>(), ids.data<int32_t>() + ids.numel()};
 }
 
 GoldFinchConfig goldfinch(int64_t layers, int64_t ratio) {
@@ -133,6 +140,41 @@ TEST(GoldFinch, RescalingChangesDistances) {
     (i < 50 ? first : far) = std::max(i < 50 ? first : far, std::abs(a[i] - b[i]));
   EXPECT_LT(first, 1e-12);  // a token alone has no distances
   EXPECT_GT(far, 1e-3);
+}
+
+// The generator's way: a prompt, its state on disk, and on from there.
+TEST(GoldFinch, SavedStates) {
+  const test::TempDir dir;
+  Built b(goldfinch(4, 2));
+  const std::vector<int32_t> text = to_ints(b.ids(1, 0, 40));
+  const std::span<const int32_t> all(text);
+  eval::Generator first(*b.model, b.device), second(*b.model, b.device);
+  first.feed(all.first(30));
+  first.save_state(dir.path() / "state.h5", "weights");
+  second.load_state(dir.path() / "state.h5", "weights");
+  EXPECT_EQ(second.logits(), first.logits());
+  first.feed(all.subspan(30));
+  second.feed(all.subspan(30));
+  EXPECT_EQ(second.logits(), first.logits());
+  const std::vector<double> expected = b.parallel(1, 39, 40);
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(first.logits()[i], expected[i], 1e-10);
+}
+
+// Ids of the file index the embedding.
+TEST(GoldFinch, SavedIdsAreChecked) {
+  const test::TempDir dir;
+  Built b(goldfinch(3, 3)), fewer(goldfinch(3, 3), 20);
+  const std::vector<int32_t> text = to_ints(b.ids(1, 0, 40));
+  ASSERT_GE(*std::max_element(text.begin(), text.end()), 20);
+  eval::Generator generator(*b.model, b.device), other(*fewer.model, fewer.device);
+  generator.feed(text);
+  generator.save_state(dir.path() / "state.h5", "weights");
+  try {
+    other.load_state(dir.path() / "state.h5", "weights");
+    FAIL() << "loaded";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("gold.ids"), std::string::npos) << e.what();
+  }
 }
 
 TEST(GoldFinch, PromptsLeaveIdsAndTheCompressedCacheAlone) {

@@ -106,6 +106,12 @@ void Generator::load_state(const std::filesystem::path& path, const std::string&
       fail(ExitCode::kData, "GEN-06", path.string(), ": ", slot, " holds ", length, " tokens, ",
            histories.front().first, " ", expected,
            "; expected the same number: the file was not written by --state-out");
+    if (histories.back().second.dtype() != DType::kI32) continue;
+    for (const int32_t id : histories.back().second.span<int32_t>())
+      if (id < 0 || id >= model_.vocab_size())
+        fail(ExitCode::kData, "GEN-06", path.string(), ": ", slot, " holds token ", id,
+             ", expected 0 or more and below the model's vocab_size ", model_.vocab_size(),
+             ": the file is damaged; make it again by --state-out");
   }
   for (const auto& [slot, t] : states) seq_.set(slot, Var(t));
   for (const auto& [slot, t] : histories) {
