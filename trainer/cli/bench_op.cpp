@@ -16,6 +16,7 @@
 #include "kernels/ops/bench/fma_peak.h"
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 #include "kernels/ops/embedding/embedding.h"
+#include "kernels/ops/gold/gold.h"
 #include "kernels/ops/goose/goose.h"
 #include "kernels/ops/matmul/gemm.h"
 #include "kernels/ops/matmul/matmul.h"
@@ -244,6 +245,11 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
                          return std::vector{ops::silu_mul(tape.watch(gate), tape.watch(value))};
                        });
                  }});
+  ops.push_back({"decay_complement_mul", dims({s.B, s.T, s.C}), {f * 3 * M * C}, {f * 5 * M * C}, [=] {
+                   return Call([w = in->random(btc, 3), key = in->random(btc)](Tape& tape) {
+                     return std::vector{ops::decay_complement_mul(tape.watch(w), tape.watch(key))};
+                   });
+                 }});
   // The gradient of a sum is shared, not copied: there is no backward work.
   ops.push_back({"add", dims({s.B, s.T, s.C}), {f * 3 * M * C}, {}, [=] {
                    return Call([a = in->random(btc), b = in->random(btc)](Tape& tape) {
@@ -266,6 +272,19 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
   };
   linear("linear", s.C, s.C);
   linear("linear_ffn", s.C, s.F);
+  // GoldFinch's keys from embeddings and C / 16 cached numbers a token, and their norm.
+  const int64_t R = std::max<int64_t>(s.C / 16, 1);
+  const double expansion = 2 * M * C * static_cast<double>(s.C + R);
+  ops.push_back({"gold_keys",
+                 str(dims({s.B, s.T, s.C}), " from ", s.C, " + ", R),
+                 {f * M * (4 * C + static_cast<double>(R)), expansion},
+                 {f * M * (6 * C + 2 * static_cast<double>(R)), 2 * expansion},
+                 [=] {
+                   return Call([x0 = in->random(btc), cache = in->random({s.B, s.T, R}),
+                                w = in->weight({s.C, s.C + R}, 0.05)](Tape& tape) {
+                     return std::vector{ops::gold_keys(tape.watch(x0), tape.watch(cache), w(tape))};
+                   });
+                 }});
   const double low_rank = 2 * M * C * 5 * D;
   ops.push_back({"matmul",
                  str(dims({s.B, s.T, s.C}), " to ", 5 * s.D),
