@@ -108,24 +108,24 @@ class GoldFinch : public Stack<Gold> {
   void prefill(Context& cx, const Tensor& ids) override {
     Carry carry = embed(cx, ids);
     for (int64_t i = 0; i < c_.num_lower(); ++i) block(i, cx, carry);
-    remember(cx, carry);
+    cx.seq.append(kIds, Var(carry.ids));
+    cx.seq.append(kCache, compress_(cx, carry.x));
     const Tensor waiting = nn::join_tokens(cx.seq.state(kPending).value(), carry.x.value());
     const int64_t count = std::min<int64_t>(waiting.dim(1), 2 * static_cast<int64_t>(upper_.size()));
     cx.seq.leave(kPending, nn::tokens_of(waiting, waiting.dim(1) - count, count));
   }
 
  private:
-  // Adds the tokens to what the GOLD blocks see. Gives ids and cache of all tokens up to these.
-  std::pair<Tensor, Var> remember(Context& cx, const Carry& carry) {
-    const int64_t S = cx.seq.length(kIds) + carry.ids.dim(1);
-    const Tensor ids = cx.seq.append(kIds, Var(carry.ids)).value();
-    const Var cache = cx.seq.append(kCache, compress_(cx, carry.x));
-    if (cache.shape()[1] == S) return {ids, cache};
-    return {nn::tokens_of(ids, 0, S), Var(nn::tokens_of(cache.value(), 0, S))};  // without the room to grow
+  // Adds x to what is held of the tokens before it; gives that of all tokens, without the room to grow.
+  static Var all_tokens(Context& cx, const char* slot, const Var& x) {
+    const int64_t S = cx.seq.length(slot) + x.shape()[1];
+    const Var rows = cx.seq.append(slot, x);
+    return rows.shape()[1] == S ? rows : Var(nn::tokens_of(rows.value(), 0, S));
   }
 
   void enter_upper(Context& cx, Carry& carry) {
-    const auto [ids, cache] = remember(cx, carry);
+    const Tensor ids = all_tokens(cx, kIds, Var(carry.ids)).value();
+    const Var cache = all_tokens(cx, kCache, compress_(cx, carry.x));
     const Var x0 = ids.dim(1) == carry.ids.dim(1) ? carry.x0 : ln0_(cx, ops::embedding(ids, cx(emb_)));
     carry.x0 = Var();
     carry.keys = ops::gold_keys(x0, cache, cx(expand_));
