@@ -7,7 +7,7 @@ namespace rookery::cli {
 Command bench_command() {
   Command c;
   c.name = "bench";
-  c.summary = "speed of operations, training steps, prompts and loading, and their limits";
+  c.summary = "speed of operations, training steps, prompts and loading";
   c.children = {bench_op_command(), bench_step_command(), bench_prompt_command(), bench_load_command()};
   return c;
 }

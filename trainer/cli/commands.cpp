@@ -7,7 +7,7 @@ Command rookery_command() {
   Command root;
   root.name = "rookery";
   root.summary = "train RWKV language models, from raw text to generated text";
-  root.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "train, one value changed"}};
+  root.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3"}};
   root.children = {
       tokenizer_command(), data_command(),     config_command(), plan_command(), train_command(),
       eval_command(),      generate_command(), ckpt_command(),   plot_command(), compare_command(),

@@ -157,7 +157,7 @@ int run(const Arguments& a) {
 Command plan_command() {
   Command c;
   c.name = "plan";
-  c.summary = "what configurations need: parameters, and the memory that generation keeps";
+  c.summary = "parameters of a model, and the memory that generation keeps";
   c.details =
       "Counts the parameters of each configuration from the shapes alone, so any size fits any machine. With "
       "--cache: "
