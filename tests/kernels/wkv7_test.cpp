@@ -108,6 +108,17 @@ TEST(Wkv7, DocumentStarts) {
   }
 }
 
+// Several groups of heads, several segments.
+TEST(Wkv7, LongSequences) {
+  for (const Size& s : {Size{1, kWkv7Segment + 1, 1, 4}, {1, kWkv7Segment + 4, 17, 2}}) {
+    OpCase c = make_case(str("wkv7 T", s.T, " H", s.H), s, Wkv7Decay::kSigmoid, {-4, 4});
+    c.input("state0", s.states(), {-1, 1});
+    with_starts(c, s, {kWkv7Segment / 2});
+    c.gradient_error = 1e-6;  // of single entries, beside outputs that depend on thousands of others
+    c.check();
+  }
+}
+
 // From a decay close to 1 to one that leaves nothing, mixed in every channel.
 TEST(Wkv7, AnyDecay) {
   for (const Uniform w : {Uniform{-6, -5}, {-9, 9}, {1, 5}}) {
@@ -200,13 +211,13 @@ Values joined(Values a, const Values& b) {
 // Handing the state on and its gradient back gives the bits of one call, wherever the cut; so does packing
 // two documents in one sequence against running them alone.
 TEST(Wkv7, CutsChangeNoBits) {
-  constexpr int64_t T = 70, N = 64;
+  constexpr int64_t T = kWkv7Segment + 70, N = 64;
   const Rows rows = random_rows(T, N);
   const Values state0 = random_values("state0", N * N, {-1, 1}),
                dstate = random_values("dstate", N * N, {-1, 1}), none;
   for (const TestDevice& device : op_case_devices()) {
     const CpuIsa isa = device.make(1)->isa();
-    for (const int64_t cut : {1, 7, 16, 33, 64, 69}) {
+    for (const int64_t cut : {int64_t{1}, int64_t{33}, int64_t{64}, kWkv7Segment - 1, kWkv7Segment, T - 1}) {
       SCOPED_TRACE(str(device.name, ", cut at ", cut));
       const Rows first = part(rows, 0, cut, N), second = part(rows, cut, T, N);
       const auto expect_equal = [&](const Results& one, const Results& a, const Results& b) {

@@ -1,5 +1,5 @@
-// lanes.h: sums over the lanes of vectors, and rows of memory moved by vectors. Included by *_cpu.cpp files
-// only, like simd.h.
+// lanes.h: sums over the lanes of vectors, rows of memory moved by vectors or fetched ahead. Included by
+// *_cpu.cpp files only, like simd.h.
 #pragma once
 
 #include <utility>
@@ -65,5 +65,23 @@ struct Scratch {
     return piece;
   }
 };
+
+// Pieces of tensors that are needed soon, fetched into the second-level cache a few lines at a time between
+// multiply-adds: the processor stops where more lines are asked for than it can have under way.
+template <class T>
+struct Ahead {
+  const T* from[8];
+  int tensors;
+  int64_t step;  // elements of each tensor
+};
+template <class T>
+static inline __attribute__((always_inline)) void fetch(Ahead<T>& ahead) {
+  for (int q = 0; q < ahead.tensors; ++q) {
+    for (int64_t x = 0; x < ahead.step; x += 64 / int64_t(sizeof(T))) {
+      __builtin_prefetch(ahead.from[q] + x, 0, 2);
+    }
+    ahead.from[q] += ahead.step;
+  }
+}
 
 }  // namespace rookery::RK_BACKEND

@@ -194,24 +194,6 @@ RK_INLINE void make_coefficients(T* out, T* score_out, const Rows<T>& r, const R
   for (int q = 0; q < L * L; q += W) store(score_out + q, lane_sums<T>(score + q));
 }
 
-// What the heads of a group need for the next block, fetched a few lines at a time between the multiply-adds
-// of this one: the processor stops where more lines are asked for than it can have under way.
-template <class T>
-struct Ahead {
-  const T* from[5];  // in r, k, v, y and w, the last only where each token has its own
-  int tensors;
-  int64_t step;  // elements of each tensor
-};
-template <class T>
-RK_INLINE void fetch(Ahead<T>& ahead) {
-  for (int q = 0; q < ahead.tensors; ++q) {
-    for (int64_t x = 0; x < ahead.step; x += 64 / int64_t(sizeof(T))) {
-      __builtin_prefetch(ahead.from[q] + x, 0, 2);
-    }
-    ahead.from[q] += ahead.step;
-  }
-}
-
 // C vectors of value columns, over all keys: y = read S + score v, then S <- keep S + write v.
 template <class T, int C>
 RK_INLINE void forward_tile(T* S, T* const* y, const Rows<T>& v, int64_t j, int64_t J, const T* c,

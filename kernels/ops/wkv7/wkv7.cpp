@@ -31,19 +31,21 @@ Wkv7Out wkv7(const Var& r, const Var& w, const Var& k, const Var& v, const Var& 
   bool tracked = false;
   for (const Var* x : {&r, &w, &k, &v, &a, &b, &state0}) tracked = tracked || x->tracked();
   Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, dtype, device);
-  const Tensor read = tracked ? empty_like(r.value()) : Tensor();
+  const int64_t segments = (T + kWkv7Segment - 1) / kWkv7Segment;
+  const Tensor read = tracked ? empty_like(r.value()) : Tensor(),
+               saved = tracked && segments > 1 ? empty({B, segments - 1, H, N, N}, dtype, device) : Tensor();
   kForward(device,
            {r.value(), w.value(), k.value(), v.value(), a.value(), b.value(), state0.value(), doc_start,
-            decay, y, state, read, strips, empty({threads, wkv7_forward_scratch(N)}, dtype, device)});
-  // The states are not kept: the backward pass recomputes them head by head. With `read`, which is as large
-  // as r, that takes 6 of its 16 N^2 multiply-adds per token.
+            decay, y, state, read, saved, strips, empty({threads, wkv7_forward_scratch(N)}, dtype, device)});
+  // Most states are not kept: the backward pass recomputes them segment by segment. With `read`, which is as
+  // large as r, that takes 6 of its 16 N^2 multiply-adds per token.
   std::vector<Var> out = record(
       "wkv7", {r, w, k, v, a, b, state0}, std::array{y, state},
       [=, r = r.value(), w = w.value(), k = k.value(), v = v.value(), a = a.value(), b = b.value(),
        state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
         Device& dev = r.device();
         const Tensor dy = grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);
-        Wkv7Grad x{r,       w,  k,  v,  a,  b,  state0, doc_start, decay,  read, dy,
+        Wkv7Grad x{r,       w,  k,  v,  a,  b,  state0, doc_start, decay,  read, saved, dy,
                    grad[1], {}, {}, {}, {}, {}, {},     {},        strips, {},   {}};
         for (Tensor* d : {&x.dr, &x.dw, &x.dk, &x.dv, &x.da, &x.db}) *d = empty_like(r);
         if (g.wants(6)) x.dstate0 = empty_like(state0);

@@ -34,26 +34,36 @@ Wkv7Out wkv7(const Var& r, const Var& w, const Var& k, const Var& v, const Var& 
 // multiple of kWkv7Pad elements; a strip is a multiple of that many columns.
 inline constexpr int64_t kWkv7Pad = 32;
 inline constexpr int64_t kWkv7Block = 16;  // tokens between two states that the backward pass keeps
+// Tokens between two states that the forward pass saves for it: N / 256 times the memory of r.
+inline constexpr int64_t kWkv7Segment = 256;
 inline int64_t wkv7_padded(int64_t N) { return (N + kWkv7Pad - 1) / kWkv7Pad * kWkv7Pad; }
-// Elements of scratch per thread: forward a state and some rows; backward also a state per block of the
-// sequence, one per token of a block, the rows of a block, and the decays.
-inline int64_t wkv7_forward_scratch(int64_t N) { return (wkv7_padded(N) + 12) * wkv7_padded(N); }
+// Strips of one sequence that a thread takes through time together: their states are [512, padded N].
+inline int64_t wkv7_group(int64_t N) { return wkv7_padded(N) < 512 ? 512 / wkv7_padded(N) : 1; }
+// Elements of scratch per thread: the states of a group; forward some rows; backward also a state per block
+// of a segment, one per token of a block, the rows of a block, and the decays of a segment.
+inline int64_t wkv7_forward_scratch(int64_t N) {
+  const int64_t P = wkv7_padded(N);
+  return (wkv7_group(N) * (P + 1) + 9) * P;
+}
 inline int64_t wkv7_backward_scratch(int64_t T, int64_t N) {
-  const int64_t P = wkv7_padded(N), states = (T + kWkv7Block - 1) / kWkv7Block + kWkv7Block + 2;
-  return (states * P + T + 8 * kWkv7Block + 8) * P;
+  const int64_t P = wkv7_padded(N), tokens = T < kWkv7Segment ? T : kWkv7Segment;
+  const int64_t states = wkv7_group(N) + (tokens + kWkv7Block - 1) / kWkv7Block + kWkv7Block + 1;
+  return (states * P + tokens + 8 * kWkv7Block + 8) * P;
 }
 struct Wkv7Args {
   Tensor r, w, k, v, a, b, state0, doc_start;  // the last two may be undefined
   Wkv7Decay decay;
   Tensor y, state;
-  Tensor read;     // [B, T, H, N]: S_{t-1} a_t, for the backward pass; undefined: not wanted
+  // For the backward pass; undefined: not wanted. S_{t-1} a_t [B, T, H, N], and the states between segments
+  // [B, segments - 1, H, N, N].
+  Tensor read, saved;
   int64_t strips;  // per head
   Tensor scratch;  // [threads, wkv7_forward_scratch]
 };
 struct Wkv7Grad {
   Tensor r, w, k, v, a, b, state0, doc_start;
   Wkv7Decay decay;
-  Tensor read;
+  Tensor read, saved;
   Tensor dy, dstate;                       // dstate undefined: zero
   Tensor dr, dw, dk, dv, da, db, dstate0;  // overwritten; dstate0 may be undefined
   int64_t strips;

@@ -24,7 +24,8 @@ namespace {
 
 constexpr int kMostVectors = kVectorBytes == 64 ? 4 : 2;  // of a tile: AVX-512 has twice the registers
 constexpr int kRows = 4;                                  // of S that stay in registers over a block
-constexpr int kPrefetch = 8;                              // tokens ahead
+constexpr int kPrefetch = 2;                              // tokens ahead, of the same head
+constexpr int64_t kForwardBlock = 64;  // tokens of a head before the next head of its group has its turn
 
 // The tensors of a call as pointers; null where undefined.
 template <class T>
@@ -53,6 +54,22 @@ RK_INLINE Strip<T> strip_of(const Inputs<T>& in, int64_t item) {
           last - first, units * kWkv7Pad, last < in.N ? last - first : in.N - first};
 }
 
+// The strips [begin, end) in groups of one sequence, as f(first, last). Rows of one head lie H * N elements
+// apart in [B, T, H, N]: the heads of a group go through a piece of time one after another before any of them
+// goes on, so that memory is read in long stretches, however long the sequence is.
+template <class T, class F>
+RK_INLINE void for_each_group(const Inputs<T>& in, int64_t begin, int64_t end, F&& f) {
+  const int64_t sequence = in.H * in.strips;
+  while (begin < end) {
+    const int64_t next_sequence = (begin / sequence + 1) * sequence;
+    int64_t last = begin + wkv7_group(in.N);
+    if (last > end) last = end;
+    if (last > next_sequence) last = next_sequence;
+    f(begin, last);
+    begin = last;
+  }
+}
+
 // Calls tile.template operator()<C>(begin) for tiles of C vectors that cover n elements, n a multiple of
 // kWkv7Pad.
 template <class T, class F>
@@ -76,11 +93,21 @@ RK_INLINE const T* padded_row(T* stage, int64_t padded, const T* from, int64_t c
 
 constexpr double kC = 0.6065306597126334;  // e^(-1/2)
 
+// exp(x) for x from -87 to 0, without the care that the ends of the range ask for.
+RK_INLINE float small_exp(float x) {
+  const ScaledExp e = scaled_exp(x);
+  return e.mantissa * power_of_two(e.power);
+}
+RK_INLINE double small_exp(double x) { return vexp(x); }
+
 template <class T>
 RK_INLINE void decays(T* out, const T* w, int64_t P, Wkv7Decay kind) {
   if (kind == Wkv7Decay::kSigmoid) {
 #pragma omp simd
-    for (int64_t i = 0; i < P; ++i) out[i] = vexp(T(-kC) * vsigmoid(w[i]));
+    for (int64_t i = 0; i < P; ++i) {
+      const T below = w[i] < T(0) ? w[i] : -w[i], e = small_exp(below < T(-87) ? T(-87) : below);
+      out[i] = small_exp(T(-kC) * (w[i] < T(0) ? e : T(1)) / (T(1) + e));
+    }
   } else {
 #pragma omp simd
     for (int64_t i = 0; i < P; ++i) out[i] = vexp(-vexp(w[i]));
@@ -127,21 +154,25 @@ RK_INLINE void read_tile(T* p, const T* S, const T* a, int64_t J, int64_t P) {
 
 // The same columns, one token: S <- w S + b p + k v, y = r S, p <- a S with the a of the next token.
 template <class T, int C>
-RK_INLINE void forward_tile(T* S, T* y, T* p, const T* v, const Keys<T>& x, int64_t J, int64_t P) {
+RK_INLINE void forward_tile(T* S, T* y, T* p, const T* v, const Keys<T>& x, int64_t J, int64_t P,
+                            Ahead<T>& ahead) {
   using Vec = typename Simd<T>::Vec;
   constexpr int W = Simd<T>::kLanes;
   Vec pp[C], vv[C], yy[C] = {}, next[C] = {};
 #pragma GCC unroll 4
   for (int q = 0; q < C; ++q) pp[q] = load(p + q * W), vv[q] = load(v + q * W);
-  for (int64_t i = 0; i < P; ++i, S += J) {
+  for (int64_t begin = 0; begin < P; begin += W) {
+    fetch(ahead);
+    for (int64_t i = begin; i < begin + W; ++i, S += J) {
 #pragma GCC unroll 4
-    for (int q = 0; q < C; ++q) {
-      Vec state = load(S + q * W) * x.w[i];
-      state += x.b[i] * pp[q];
-      state += x.k[i] * vv[q];
-      store(S + q * W, state);
-      yy[q] += x.r[i] * state;
-      next[q] += x.a[i] * state;
+      for (int q = 0; q < C; ++q) {
+        Vec state = load(S + q * W) * x.w[i];
+        state += x.b[i] * pp[q];
+        state += x.k[i] * vv[q];
+        store(S + q * W, state);
+        yy[q] += x.r[i] * state;
+        next[q] += x.a[i] * state;
+      }
     }
   }
 #pragma GCC unroll 4
@@ -150,27 +181,39 @@ RK_INLINE void forward_tile(T* S, T* y, T* p, const T* v, const Keys<T>& x, int6
 
 template <class T>
 struct Outputs {
-  T *y, *state, *read;
+  T *y, *state, *read, *saved;
 };
 
+// The state of a strip [J, N] at the start of a segment after the first, in `saved`.
 template <class T>
-void forward_strip(const Inputs<T>& in, const Outputs<T>& out, const Strip<T>& x, T* memory) {
+RK_INLINE int64_t saved_at(const Inputs<T>& in, const Strip<T>& x, int64_t segment) {
+  const int64_t later = (in.tokens - 1) / kWkv7Segment;
+  return (((x.b * later + segment - 1) * in.H + x.h) * in.N + x.first) * in.N;
+}
+
+// Tokens [begin, end) of strip `index` of `count` in a group. Its state S [P, J] and the read p of the next
+// token stay in `memory` until its next turn.
+template <class T>
+void forward_block(const Inputs<T>& in, const Outputs<T>& out, const Strip<T>& x, int64_t index,
+                   int64_t count, int64_t begin, int64_t end, T* memory) {
+  constexpr int W = Simd<T>::kLanes;
   const int64_t N = in.N, P = x.P, J = x.J, stride = in.H * N, ahead = kPrefetch * stride;
-  Scratch<T> scratch{memory};
-  T *S = scratch.take(P * J), *w = scratch.take(P), *zeros = scratch.take(P), *p = scratch.take(J),
-    *y_stage = scratch.take(J), *v_stage = scratch.take(J), *stage = scratch.take(5 * P);
-  fill(S, P * J, T(0));
+  T *S = memory + index * (P + 1) * P, *p = S + P * P;
+  Scratch<T> scratch{memory + wkv7_group(N) * (P + 1) * P};
+  T *w = scratch.take(P), *zeros = scratch.take(P), *y_stage = scratch.take(J), *v_stage = scratch.take(J),
+    *stage = scratch.take(5 * P);
   fill(zeros, P, T(0));
-  if (in.state0) {
-    const T* from = in.state0 + x.state_at(in);
-    for (int64_t j = 0; j < x.columns; ++j) {
-      for (int64_t i = 0; i < N; ++i) S[i * J + j] = from[j * N + i];
+  if (begin == 0) {
+    fill(S, P * J, T(0));
+    for (int64_t j = 0; in.state0 && j < x.columns; ++j) {
+      const T* from = in.state0 + x.state_at(in) + j * N;
+      for (int64_t i = 0; i < N; ++i) S[i * J + j] = from[i];
     }
+    const T* a = padded_row(stage, P, in.a + x.row_at(in, 0), N, ahead);
+    for_tiles<T>(J, [&]<int C>(int64_t j) { read_tile<T, C>(p + j, S + j, a, J, P); });
   }
   const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
-  const T* a = padded_row(stage, P, in.a + x.row_at(in, 0), N, ahead);
-  for_tiles<T>(J, [&]<int C>(int64_t j) { read_tile<T, C>(p + j, S + j, a, J, P); });
-  for (int64_t t = 0; t < in.tokens; ++t) {
+  for (int64_t t = begin; t < end; ++t) {
     const int64_t at = x.row_at(in, t);
     if (doc_start && doc_start[t]) fill(S, P * J, T(0)), fill(p, J, T(0));
     if (out.read) copy_row(out.read + at + x.first, p, x.columns);
@@ -182,10 +225,27 @@ void forward_strip(const Inputs<T>& in, const Outputs<T>& out, const Strip<T>& x
     const T* v = padded_row(v_stage, J, in.v + at + x.first, x.columns, ahead);
     T* y = out.y + at + x.first;
     T* to = x.columns == J ? y : y_stage;
-    for_tiles<T>(J, [&]<int C>(int64_t j) { forward_tile<T, C>(S + j, to + j, p + j, v + j, keys, J, P); });
+    // Of the rows of the group in the next block, or of the next sequence, taken as they lie in memory, each
+    // strip fetches its share.
+    const int64_t row = index * (end - begin) + t - begin;
+    const int64_t piece =
+        (x.b * in.tokens + end + row / count) * stride + (x.h - index / in.strips + row % count) * N;
+    const bool last = end == in.tokens && x.b + 1 == in.B;
+    Ahead<T> soon{{in.r + piece, in.w + piece, in.k + piece, in.v + piece, in.a + piece, in.b + piece,
+                   out.y + piece, out.read ? out.read + piece : nullptr},
+                  last       ? 0
+                  : out.read ? 8
+                             : 7,
+                  0};
+    for_tiles<T>(J, [&]<int C>(int64_t j) {
+      soon.step = N * C * W * W / (P * J);
+      forward_tile<T, C>(S + j, to + j, p + j, v + j, keys, J, P, soon);
+    });
     if (to != y) copy_row(y, to, x.columns);
   }
-  T* to = out.state + x.state_at(in);
+  const bool saves = out.saved && end % kWkv7Segment == 0;
+  if (end < in.tokens && !saves) return;
+  T* to = end == in.tokens ? out.state + x.state_at(in) : out.saved + saved_at(in, x, end / kWkv7Segment);
   for (int64_t j = 0; j < x.columns; ++j) {
     for (int64_t i = 0; i < N; ++i) to[j * N + i] = S[i * J + j];
   }
@@ -316,30 +376,37 @@ RK_INLINE void take_tile(T* dw, T* da, T* dr, T* D, const T* S, const T* w, cons
 // Gradients of one strip: dr, dw, dk, da and db are its share of them.
 template <class T>
 struct Gradients {
-  const T *read, *dy, *dstate;
+  const T *read, *saved, *dy, *dstate;
   T *dr, *dw, *dk, *dv, *da, *db, *dstate0;
 };
 
+// Tokens [first, last) of a segment, for strip `index` of a group. The gradient D [J, P] of its state stays
+// in `memory` until its next turn.
 template <class T>
-void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& x, T* memory) {
+void backward_segment(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& x, int64_t index,
+                      int64_t first, int64_t last, T* memory) {
   const int64_t N = in.N, P = x.P, J = x.J, state = J * P, stride = in.H * N;
-  const int64_t blocks = (in.tokens + kWkv7Block - 1) / kWkv7Block;
-  Scratch<T> scratch{memory};
+  const int64_t blocks = (last - first + kWkv7Block - 1) / kWkv7Block;
+  T* D = memory + index * P * P;
+  Scratch<T> scratch{memory + wkv7_group(N) * P * P};
   T *states = scratch.take(blocks * state), *after = scratch.take(kWkv7Block * state),
-    *zeros = scratch.take(state), *D = scratch.take(state), *w = scratch.take(in.tokens * P),
+    *zeros = scratch.take(state), *w = scratch.take((last - first) * P),
     *stage = scratch.take(kWkv7Block * 5 * P), *value_stage = scratch.take(kWkv7Block * 3 * J),
     *out = scratch.take(5 * P), *across = scratch.take(2 * J), *dy_stage = scratch.take(J);
   const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
   const auto starts = [&](int64_t t) { return doc_start && doc_start[t]; };
 
-  const auto state_in = [&](T* to, const T* from) {
+  const auto state_in = [&](T* to, const T* from, int64_t at) {
     fill(to, state, T(0));
-    if (!from) return;
-    for (int64_t j = 0; j < x.columns; ++j) copy_row(to + j * P, from + x.state_at(in) + j * N, N);
+    for (int64_t j = 0; from && j < x.columns; ++j) copy_row(to + j * P, from + at + j * N, N);
   };
   fill(zeros, state, T(0));
-  state_in(states, in.state0);
-  state_in(D, g.dstate);
+  if (first > 0) {
+    state_in(states, g.saved, saved_at(in, x, first / kWkv7Segment));
+  } else {
+    state_in(states, in.state0, x.state_at(in));
+  }
+  if (last == in.tokens) state_in(D, g.dstate, x.state_at(in));
 
   Block<T> block;
   // The rows of tokens [begin, end), the ones a block later fetched ahead.
@@ -354,9 +421,10 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& 
         return padded_row(values + q * J, J, from + value_at, x.columns, ahead);
       };
       block.v[n] = value_row(0, in.v), block.p[n] = value_row(1, g.read);
-      block.keys[n].w = w + t * P, block.keys[n].k = key_row(0, in.k), block.keys[n].b = key_row(1, in.b);
+      block.keys[n].w = w + (t - first) * P, block.keys[n].k = key_row(0, in.k),
+      block.keys[n].b = key_row(1, in.b);
       if (first_pass) {
-        decays(w + t * P, key_row(2, in.w), P, in.decay);
+        decays(w + (t - first) * P, key_row(2, in.w), P, in.decay);
       } else {
         block.dy[n] = value_row(2, g.dy);
         block.keys[n].r = key_row(3, in.r), block.keys[n].a = key_row(4, in.a);
@@ -373,12 +441,11 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& 
   // The state at the start of every block.
   const int64_t ahead = kWkv7Block * stride;
   for (int64_t i = 0; i < blocks; ++i) {
-    const int64_t begin = i * kWkv7Block,
-                  end = begin + kWkv7Block < in.tokens ? begin + kWkv7Block : in.tokens;
+    const int64_t begin = first + i * kWkv7Block, end = begin + kWkv7Block < last ? begin + kWkv7Block : last;
     load_block(begin, end, ahead, true);
     T* now = states + i * state;
     if (starts(begin)) fill(now, state, T(0));
-    if (end == in.tokens) break;
+    if (end == last) break;
     int64_t last_start = begin;  // what came before it in this block leaves no trace
     for (int64_t t = begin + 1; t < end; ++t) {
       if (starts(t)) last_start = t;
@@ -388,8 +455,7 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& 
   }
 
   for (int64_t i = blocks - 1; i >= 0; --i) {
-    const int64_t begin = i * kWkv7Block,
-                  end = begin + kWkv7Block < in.tokens ? begin + kWkv7Block : in.tokens;
+    const int64_t begin = first + i * kWkv7Block, end = begin + kWkv7Block < last ? begin + kWkv7Block : last;
     const int count = int(end - begin);
     load_block(begin, end, -ahead, false);
     const T* dy_before =
@@ -442,7 +508,7 @@ void backward_strip(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>& 
       if (starts(begin + t)) fill(D, state, T(0));
     }
   }
-  if (g.dstate0) {
+  if (first == 0 && g.dstate0) {
     T* to = g.dstate0 + x.state_at(in);
     for (int64_t j = 0; j < x.columns; ++j) copy_row(to + j * N, D + j * P, N);
   }
@@ -473,12 +539,18 @@ RK_INLINE Inputs<T> inputs(const Args& a) {
 template <class T>
 RK_INLINE void forward(const Wkv7Args& a) {
   const Inputs<T> in = inputs<T>(a);
-  const Outputs<T> out{a.y.data<T>(), a.state.data<T>(), pointer<T>(a.read)};
+  const Outputs<T> out{a.y.data<T>(), a.state.data<T>(), pointer<T>(a.read), pointer<T>(a.saved)};
   T* scratch = a.scratch.data<T>();
   parallel_parts(a.r.device().pool(), in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
-    for (int64_t item = begin; item < end; ++item) {
-      forward_strip(in, out, strip_of(in, item), scratch + part * wkv7_forward_scratch(in.N));
-    }
+    T* memory = scratch + part * wkv7_forward_scratch(in.N);
+    for_each_group(in, begin, end, [&](int64_t first, int64_t last) {
+      for (int64_t t = 0; t < in.tokens; t += kForwardBlock) {
+        const int64_t block_end = t + kForwardBlock < in.tokens ? t + kForwardBlock : in.tokens;
+        for (int64_t item = first; item < last; ++item) {
+          forward_block(in, out, strip_of(in, item), item - first, last - first, t, block_end, memory);
+        }
+      }
+    });
   });
 }
 
@@ -487,19 +559,29 @@ RK_INLINE void backward(const Wkv7Grad& a) {
   ThreadPool& pool = a.r.device().pool();
   const Inputs<T> in = inputs<T>(a);
   const int64_t numel = a.r.numel();
-  const Gradients<T> whole{pointer<T>(a.read), pointer<T>(a.dy),     pointer<T>(a.dstate), a.dr.data<T>(),
-                           a.dw.data<T>(),     a.dk.data<T>(),       a.dv.data<T>(),       a.da.data<T>(),
-                           a.db.data<T>(),     pointer<T>(a.dstate0)};
+  const Gradients<T> whole{pointer<T>(a.read),   pointer<T>(a.saved),  pointer<T>(a.dy),
+                           pointer<T>(a.dstate), a.dr.data<T>(),       a.dw.data<T>(),
+                           a.dk.data<T>(),       a.dv.data<T>(),       a.da.data<T>(),
+                           a.db.data<T>(),       pointer<T>(a.dstate0)};
   T *scratch = a.scratch.data<T>(), *parts = pointer<T>(a.parts);
   parallel_parts(pool, in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
-    for (int64_t item = begin; item < end; ++item) {
+    T* memory = scratch + part * wkv7_backward_scratch(in.tokens, in.N);
+    const auto gradients_of = [&](int64_t item) {
       Gradients<T> own = whole;
       if (in.strips > 1) {
         T** shares[] = {&own.dr, &own.dw, &own.dk, &own.da, &own.db};
         for (int q = 0; q < 5; ++q) *shares[q] = parts + (item % in.strips * 5 + q) * numel;
       }
-      backward_strip(in, own, strip_of(in, item), scratch + part * wkv7_backward_scratch(in.tokens, in.N));
-    }
+      return own;
+    };
+    for_each_group(in, begin, end, [&](int64_t first, int64_t last) {
+      for (int64_t t = (in.tokens - 1) / kWkv7Segment * kWkv7Segment; t >= 0; t -= kWkv7Segment) {
+        const int64_t segment_end = t + kWkv7Segment < in.tokens ? t + kWkv7Segment : in.tokens;
+        for (int64_t item = first; item < last; ++item) {
+          backward_segment(in, gradients_of(item), strip_of(in, item), item - first, t, segment_end, memory);
+        }
+      }
+    });
   });
   if (in.strips == 1) return;
   parallel_for(pool, numel, 4096, [&](int64_t begin, int64_t end) {
