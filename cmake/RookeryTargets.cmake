@@ -10,7 +10,7 @@ endif()
 
 function(rookery_compile_options target)
   # -Wno-restrict: g++ 12 warns of an overlap inside std::string itself (GCC bug 105651).
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wshadow=local -Wno-unknown-pragmas $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -fopenmp-simd -fno-math-errno)
+  target_compile_options(${target} PRIVATE -Wall -Wextra $<$<CXX_COMPILER_ID:GNU>:-Wshadow=local> -Wno-unknown-pragmas $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -fopenmp-simd -fno-math-errno)
   if(ROOKERY_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()

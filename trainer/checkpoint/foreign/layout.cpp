@@ -475,6 +475,7 @@ class Mapped : public TensorFile {
 
   void read(size_t i, uint64_t offset, std::span<std::byte> out) const override {
     const Part& part = parts_[i];
+    if (out.empty()) return;
     switch (part.transform) {
       case Transform::kSame:
       case Transform::kSqueeze:

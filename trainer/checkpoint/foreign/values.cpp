@@ -100,12 +100,11 @@ ValueCounts convert(std::span<const std::byte> from, std::span<std::byte> to, bo
 }
 
 template <class T>
-ValueCounts copy(std::span<const std::byte> from, std::span<std::byte> to) {
-  std::memcpy(to.data(), from.data(), from.size());
+ValueCounts look_at(std::span<const std::byte> values) {
   ValueCounts counts;
-  for (size_t i = 0; i < from.size() / sizeof(T); ++i) {
+  for (size_t i = 0; i < values.size() / sizeof(T); ++i) {
     T value;
-    std::memcpy(&value, from.data() + i * sizeof(T), sizeof(T));
+    std::memcpy(&value, values.data() + i * sizeof(T), sizeof(T));
     counts.not_finite += !is_finite(value);
   }
   return counts;
@@ -140,7 +139,8 @@ ValueCounts convert_values(Type from_type, std::span<const std::byte> from, Type
   ValueCounts counts;
   with_type(from_type, [&]<class From>(From) {
     if (from_type == to_type) {
-      counts = copy<From>(from, to);
+      if (!from.empty()) std::memcpy(to.data(), from.data(), from.size());
+      counts = look_at<From>(from);
       return;
     }
     with_type(to_type, [&]<class To>(To) {
@@ -153,6 +153,12 @@ ValueCounts convert_values(Type from_type, std::span<const std::byte> from, Type
 ValueCounts read_values(const TensorFile& file, size_t i, Type to_type, std::span<std::byte> to,
                         bool saturate) {
   const TensorInfo& t = file.tensors()[i];
+  if (t.type == to_type) {  // at once and in place
+    file.read(i, 0, to);
+    ValueCounts counts;
+    with_type(t.type, [&]<class T>(T) { counts = look_at<T>(to); });
+    return counts;
+  }
   const uint64_t size = size_of(t.type), wanted = size_of(to_type);
   std::vector<std::byte> buffer(std::min(kBlockBytes, t.bytes()));
   ValueCounts counts;
