@@ -71,7 +71,7 @@ class Reader {
             {node.place, join(path, field.key()), "is missing: " + field.help(), false, true});
       // Sections that the tree does not have may hold required keys too.
       if (field.member().kind() == Kind::kSection)
-        read_section({.place = node.place}, field.member(), join(path, field.key()));
+        read_section({.place = node.place, .entries = {}}, field.member(), join(path, field.key()));
     }
   }
 

@@ -66,7 +66,7 @@ class TreeBuilder : public YAML::EventHandler {
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-    add({.kind = Node::Kind::kNull, .place = at(mark)}, anchor);
+    add({.kind = Node::Kind::kNull, .place = at(mark), .entries = {}}, anchor);
   }
 
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
@@ -75,7 +75,8 @@ class TreeBuilder : public YAML::EventHandler {
     bool plain = tag != "!";
     if (!plain && !quote_is_closed(mark)) stop(mark, "YAML syntax: the quote that starts here is not closed");
     if (plain && (value == "~" || value == "null" || value.empty())) return OnNull(mark, anchor);
-    add({.kind = Node::Kind::kScalar, .text = value, .quoted = !plain, .place = at(mark)}, anchor);
+    add({.kind = Node::Kind::kScalar, .text = value, .quoted = !plain, .place = at(mark), .entries = {}},
+        anchor);
   }
 
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
@@ -89,14 +90,14 @@ class TreeBuilder : public YAML::EventHandler {
   void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                        YAML::EmitterStyle::value) override {
     check_tag(mark, tag);
-    open_.push_back({{.kind = Node::Kind::kList, .place = at(mark)}, anchor, std::nullopt});
+    open_.push_back({{.kind = Node::Kind::kList, .place = at(mark), .entries = {}}, anchor, std::nullopt});
   }
   void OnSequenceEnd() override { close(); }
 
   void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                   YAML::EmitterStyle::value) override {
     check_tag(mark, tag);
-    open_.push_back({{.kind = Node::Kind::kMap, .place = at(mark)}, anchor, std::nullopt});
+    open_.push_back({{.kind = Node::Kind::kMap, .place = at(mark), .entries = {}}, anchor, std::nullopt});
   }
   void OnMapEnd() override { close(); }
 
@@ -383,9 +384,10 @@ Node* list_item(Node& list, const std::string& part, std::string& why) {
 
 Node override_value(const std::string& value, const std::shared_ptr<const Source>& source, const Place& place,
                     std::vector<Problem>& problems) {
-  if (value.empty() || value == "null" || value == "~") return {.kind = Node::Kind::kNull, .place = place};
+  if (value.empty() || value == "null" || value == "~")
+    return {.kind = Node::Kind::kNull, .place = place, .entries = {}};
   if (std::string_view("[{\"'").find(value[0]) == std::string_view::npos)
-    return {.kind = Node::Kind::kScalar, .text = value, .place = place};
+    return {.kind = Node::Kind::kScalar, .text = value, .place = place, .entries = {}};
   Node node = parse_yaml(std::make_shared<Source>(Source{source->name, value, true}), problems);
   node.place = place;
   return node;
@@ -423,7 +425,7 @@ Node* Node::find(std::string_view key) {
 }
 
 Node parse_yaml(std::shared_ptr<const Source> source, std::vector<Problem>& problems) {
-  const Node empty{.place = {source}};
+  const Node empty{.place = {source}, .entries = {}};
   if (!text_is_sound(source, problems)) return empty;
   TreeBuilder builder(source, problems);
   try {
@@ -487,7 +489,8 @@ std::string apply_override(Node& root, const std::string& text, std::vector<Prob
   if (!parts || equal == std::string::npos) {
     return problem_at(0, "expected an override such as optim.lr=6e-4, data.sources[0].weight=2 or ~optim.lr");
   }
-  if (root.kind == Node::Kind::kNull) root = {.kind = Node::Kind::kMap, .place = {source, 1, 1}};
+  if (root.kind == Node::Kind::kNull)
+    root = {.kind = Node::Kind::kMap, .place = {source, 1, 1}, .entries = {}};
   Node* node = &root;
   size_t column = size_t(deletes);
   for (size_t i = 0; i < parts->size(); ++i) {
@@ -514,7 +517,7 @@ std::string apply_override(Node& root, const std::string& text, std::vector<Prob
         }
       } else if (entry == node->entries.end()) {
         // What is not a map becomes one; if the key does not take a section, the reader says so.
-        if (node->kind != Node::Kind::kMap) *node = {.kind = Node::Kind::kMap, .place = place};
+        if (node->kind != Node::Kind::kMap) *node = {.kind = Node::Kind::kMap, .place = place, .entries = {}};
         entry = node->entries.insert(node->entries.end(), Entry{part, place, {}});
       } else if (last) {
         entry->place = place;

@@ -47,8 +47,8 @@ struct Node {
   std::string text = {};  // of a scalar
   bool quoted = false;    // "5" is text, 5 is a number
   Place place = {};
-  std::vector<Node> items = {};     // of a list
-  std::vector<Entry> entries = {};  // of a map, in the order of the file; keys are unique
+  std::vector<Node> items = {};  // of a list
+  std::vector<Entry> entries;    // of a map, in the order of the file; keys are unique
 
   Node* find(std::string_view key);
   const Node* find(std::string_view key) const { return const_cast<Node*>(this)->find(key); }
