@@ -325,6 +325,13 @@ TEST_F(Conversions, AllThatDoesNotFitIsListedWithTheNearestNames) {
                 "blocks.1.ffn.value.weight: found [3072], expected [32, 96]", "ln_out.bias: missing"});
 }
 
+TEST_F(Conversions, WeightsAreFloatingPointNumbers) {
+  Contents c = sample_of(kSamples[0], Type::kF32);
+  c["ln_out.bias"].first.type = Type::kI32;
+  expect_error([&] { open_model_file(write_pth("in.pth", c)); }, ExitCode::kData, "WTS-09",
+               {"ln_out.bias: found I32"});
+}
+
 TEST_F(Conversions, OtherModelsAreToldByName) {
   const auto one = [&](const std::string& name) {
     Contents c;
@@ -580,6 +587,7 @@ TEST_F(ConvertCommand, MistakesHaveTheirExitCodes) {
   const auto page = convert({path("page.pth"), "--out", path("x.pth")});
   EXPECT_EQ(page.code, 65);
   EXPECT_NE(page.err.find("error[WTS-01]"), std::string::npos) << page.err;
+  EXPECT_EQ(convert({path("run"), "--out", path("x.pth"), "model.head_size=8"}).code, 64);
   EXPECT_EQ(run_rookery({"eval", "--text", "LICENSE"}).code, 64);
   EXPECT_EQ(run_rookery({"eval", "--run", path("run"), "--weights", path("run"), "--text", "LICENSE"}).code,
             64);

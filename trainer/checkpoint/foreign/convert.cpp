@@ -90,12 +90,8 @@ class Faults {
 
 std::vector<TensorInfo> infos_of(const TensorFile& file, const std::optional<Type>& type) {
   std::vector<TensorInfo> infos = file.tensors();
-  for (TensorInfo& t : infos) {
-    if (!is_float(t.type))
-      fail(ExitCode::kData, "WTS-09", file.path(), ": tensor ", t.name, " is ", to_string(t.type),
-           ", expected F64, F32, F16 or BF16");
-    if (type) t.type = *type;
-  }
+  if (type)
+    for (TensorInfo& t : infos) t.type = *type;
   return infos;
 }
 
@@ -309,6 +305,9 @@ void check_output(const fs::path& from, const fs::path& out, const ConvertOption
 
 ModelFile open_weights(const fs::path& path, const std::vector<std::string>& overrides) {
   if (is_foreign(path)) return open_model_file(path, overrides);
+  if (!overrides.empty())
+    fail(ExitCode::kUsage, "WTS-08", "'", overrides[0], "': ", path,
+         " has a configuration of its own; expected a file of another program for model.KEY=VALUE");
   ModelFile model;
   checkpoint::Checkpoint opened = open_native(path);
   config::RunConfig config = config::parse_run(opened.manifest().config, opened.folder().string());

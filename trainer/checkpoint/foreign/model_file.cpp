@@ -196,7 +196,8 @@ std::unique_ptr<TensorFile> fit(std::unique_ptr<TensorFile> file, Model& model,
     const auto it = places.find(p->name);
     if (it == places.end()) {
       if (is_unused(architecture, p->name)) {
-        fitted->add({p->name, fitted->source()[0].type, wanted}, Chosen::kZeros);
+        const Type type = fitted->source().empty() ? Type::kF32 : fitted->source()[0].type;
+        fitted->add({p->name, type, wanted}, Chosen::kZeros);
       } else {
         lines.push_back(str(p->name, ": missing, expected ", to_string(wanted),
                             config::did_you_mean(p->name, left_names)));
@@ -206,6 +207,8 @@ std::unique_ptr<TensorFile> fit(std::unique_ptr<TensorFile> file, Model& model,
     const TensorInfo& found = fitted->source()[it->second];
     if (!same_but_for_ones(found.shape, wanted)) {
       lines.push_back(str(p->name, ": found ", to_string(found.shape), ", expected ", to_string(wanted)));
+    } else if (!is_float(found.type)) {
+      lines.push_back(str(p->name, ": found ", to_string(found.type), ", expected F64, F32, F16 or BF16"));
     } else {
       fitted->add({p->name, found.type, wanted}, it->second);
     }
