@@ -79,6 +79,11 @@ const std::vector<Sample> kSamples = {
      {"num_layers=1", "hidden_size=16", "num_heads=2", "ffn_size=8", "vocab_size=5", "tie_embeddings=true"}},
     {"qwen2",
      {"num_layers=2", "hidden_size=16", "num_heads=4", "num_kv_heads=1", "ffn_size=24", "vocab_size=11"}},
+    {"finch_c2", {"num_layers=2", "hidden_size=64", "head_size=32", "vocab_size=11"}},
+    {"goldfinch", {"num_layers=3", "hidden_size=64", "head_size=32", "vocab_size=11"}},
+    {"goldfinch",
+     {"num_layers=2", "hidden_size=64", "head_size=32", "vocab_size=11", "upper_blocks=gptalpha",
+      "rope_theta=10000"}},
     {"llama_paper", {"num_layers=2", "hidden_size=64", "head_size=64", "vocab_size=9"}},
 };
 
@@ -150,6 +155,26 @@ TEST_F(Conversions, PublishedFilesAreRecognisedByTheirShapes) {
     EXPECT_EQ(model.tensors->tensors().size(), entry["tensors"].size());
   }
   EXPECT_GE(found, 6);
+}
+
+// How many blocks are of the upper kind, which kind, and how far keys are compressed.
+TEST_F(Conversions, StacksOfGoldFinchAreReadFromTheirNames) {
+  for (const auto& [layers, ratio, cache, kind] : {std::tuple{3, 3, 16, "gold"},
+                                                   {6, 3, 16, "gold"},
+                                                   {6, 2, 1, "gold"},
+                                                   {6, 6, 8, "gold"},
+                                                   {4, 2, 16, "gptalpha"},
+                                                   {2, 1, 16, "gptalpha"}}) {
+    SCOPED_TRACE(str(layers, " ", ratio, " ", cache, " ", kind));
+    const Sample sample{"goldfinch",
+                        {str("num_layers=", layers), "hidden_size=64", "head_size=64", "vocab_size=9",
+                         str("inv_other_layer_ratio=", ratio), str("kv_cache_compression_ratio=", cache),
+                         str("upper_blocks=", kind)}};
+    const auto keys = model_keys(open_model_file(write_pth("in.pth", sample_of(sample, Type::kBf16))));
+    EXPECT_EQ(keys.at("inv_other_layer_ratio"), str(ratio));
+    EXPECT_EQ(keys.at("kv_cache_compression_ratio"), str(cache));
+    EXPECT_EQ(keys.at("upper_blocks"), kind);
+  }
 }
 
 // Logits that another program computed from the same file, in fp64.
