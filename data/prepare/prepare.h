@@ -51,10 +51,10 @@ struct PrepareProgress {
   double seconds = 0;
 };
 
-// Each document's tokens and one eot, with a bos in front where the vocabulary has one. The outcome depends on inputs, options and tokenizer only, not
-// on workers or interruptions: a killed run leaves OUT.partial/, from which the same command goes on. Throws
-// kNoInput, kData (DATA-12 .. 15), kCannotCreate (output exists, another run is at work, unfinished work of
-// another command), kIo.
+// Each document's tokens and one eot, with a bos in front where the vocabulary has one. The outcome depends
+// on inputs, options and tokenizer only, not on workers or interruptions: a killed run leaves OUT.partial/,
+// from which the same command goes on. Throws kNoInput, kData (DATA-12 .. 15), kCannotCreate (output exists,
+// another run is at work, unfinished work of another command), kIo.
 PrepareReport prepare(const PrepareOptions& options, const Tokenizer& tokenizer,
                       const std::function<void(const PrepareProgress&)>& progress = {});
 

@@ -7,6 +7,7 @@
 
 #include "data/dataset/token_set.h"
 #include "tests/data/support.h"
+#include "tests/support/golden.h"
 #include "tests/support/process.h"
 #include "tests/support/shared.h"
 
@@ -17,16 +18,16 @@ using test::expect_error;
 using test::write_text;
 
 nlohmann::json foreign_files() {
-  return nlohmann::json::parse(test::read_text(test::shared_path("golden/foreign/manifest.json")))["files"];
+  return nlohmann::json::parse(test::read_text(test::golden_folder() / "foreign/manifest.json"))["files"];
 }
 
 TEST(BinIdxGolden, FilesOfOtherProgramsLoad) {
-  RK_NEEDS_SHARED(test::shared_path("golden/foreign/manifest.json"));
+  RK_NEEDS_SHARED(test::golden_folder() / "foreign/manifest.json");
   int found = 0;
   for (const auto& entry : foreign_files()) {
     if (entry["expect"] != "load" || !entry["format"].get<std::string>().starts_with("Megatron")) continue;
     ++found;
-    const fs::path prefix = test::shared_path(fs::path("golden/foreign") / entry["file"].get<std::string>());
+    const fs::path prefix = test::golden_folder() / "foreign" / entry["file"].get<std::string>();
     for (const char* suffix : {"", ".bin", ".idx"}) {
       auto set = open_token_set(prefix.native() + suffix);
       auto flat = entry["flat"].get<std::vector<int32_t>>();
@@ -47,22 +48,18 @@ TEST(BinIdxGolden, FilesOfOtherProgramsLoad) {
 }
 
 TEST(BinIdxGolden, HostileFilesAreRefused) {
-  RK_NEEDS_SHARED(test::shared_path("golden/foreign/manifest.json"));
+  RK_NEEDS_SHARED(test::golden_folder() / "foreign/manifest.json");
   int found = 0;
   for (const auto& entry : foreign_files()) {
     if (entry["expect"] != "reject" || !entry["format"].get<std::string>().starts_with("Megatron")) continue;
     ++found;
     SCOPED_TRACE(entry["because"].get<std::string>());
     expect_error(
-        [&] {
-          open_token_set(test::shared_path(fs::path("golden/foreign") / entry["file"].get<std::string>()));
-        },
+        [&] { open_token_set(test::golden_folder() / "foreign" / entry["file"].get<std::string>()); },
         ExitCode::kData, "", {".idx: "});
   }
   EXPECT_GE(found, 11);
-  auto hostile = [](const char* name) {
-    return test::shared_path(fs::path("golden/foreign/hostile") / name);
-  };
+  auto hostile = [](const char* name) { return test::golden_folder() / "foreign/hostile" / name; };
   expect_error([&] { open_token_set(hostile("idx_bin_truncated")); }, ExitCode::kData, "DATA-03",
                {"5 tokens", "holds 3", "outside: 1"});
   auto flat = open_token_set(hostile("idx_pointer_misaligned"), TokenView::kFlat);

@@ -8,6 +8,7 @@
 
 #include "kernels/base/rng.h"
 #include "tests/data/support.h"
+#include "tests/support/golden.h"
 #include "tests/support/shared.h"
 #include "tests/support/tiny_run.h"
 #include "trainer/checkpoint/foreign/convert.h"
@@ -131,8 +132,8 @@ class Conversions : public testing::Test {
 };
 
 TEST_F(Conversions, PublishedFilesAreRecognisedByTheirShapes) {
-  RK_NEEDS_SHARED(test::shared_path("golden/foreign/manifest.json"));
-  const json files = json::parse(test::read_text(test::shared_path("golden/foreign/manifest.json")))["files"];
+  RK_NEEDS_SHARED(test::golden_folder() / "foreign/manifest.json");
+  const json files = json::parse(test::read_text(test::golden_folder() / "foreign/manifest.json"))["files"];
   int found = 0;
   for (const json& entry : files) {
     if (!entry.contains("model") || entry["expect"] != "load" ||
@@ -141,7 +142,7 @@ TEST_F(Conversions, PublishedFilesAreRecognisedByTheirShapes) {
     SCOPED_TRACE(entry["file"]);
     ++found;
     const ModelFile model =
-        open_model_file(test::shared_path("golden/foreign") / entry["file"].get<std::string>());
+        open_model_file(test::golden_folder() / "foreign" / entry["file"].get<std::string>());
     EXPECT_EQ(model.model.name(), entry["model"]);
     const auto keys = model_keys(model);
     const json& config = entry["config"];
@@ -179,15 +180,15 @@ TEST_F(Conversions, StacksOfGoldFinchAreReadFromTheirNames) {
 
 // Logits that another program computed from the same file, in fp64.
 TEST_F(Conversions, PublishedFilesGiveThePublishedLogits) {
-  RK_NEEDS_SHARED(test::shared_path("golden/foreign/manifest.json"));
-  const json files = json::parse(test::read_text(test::shared_path("golden/foreign/manifest.json")))["files"];
+  RK_NEEDS_SHARED(test::golden_folder() / "foreign/manifest.json");
+  const json files = json::parse(test::read_text(test::golden_folder() / "foreign/manifest.json"))["files"];
   int found = 0;
   for (const json& entry : files) {
     if (!entry.contains("logits")) continue;
     SCOPED_TRACE(entry["file"]);
     ++found;
     const ModelFile file =
-        open_model_file(test::shared_path("golden/foreign") / entry["file"].get<std::string>());
+        open_model_file(test::golden_folder() / "foreign" / entry["file"].get<std::string>());
     config::RunConfig config = run_config_of(file.model);
     config.precision = "fp64";
     config.threads = 1;

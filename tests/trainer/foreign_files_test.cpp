@@ -8,6 +8,7 @@
 
 #include "kernels/base/crc32.h"
 #include "tests/data/support.h"
+#include "tests/support/golden.h"
 #include "tests/support/process.h"
 #include "tests/support/shared.h"
 #include "trainer/checkpoint/foreign/hf_folder.h"
@@ -27,12 +28,12 @@ using test::write_text;
 // ---- the files of golden/foreign
 
 fs::path golden(const json& entry) {
-  return test::shared_path("golden/foreign") / entry["file"].get<std::string>();
+  return test::golden_folder() / "foreign" / entry["file"].get<std::string>();
 }
 
 std::vector<json> manifest(std::string_view expect) {
   std::vector<json> entries;
-  const fs::path path = test::shared_path("golden/foreign/manifest.json");
+  const fs::path path = test::golden_folder() / "foreign/manifest.json";
   const json files = json::parse(test::read_text(path))["files"];
   for (const json& entry : files)
     if (entry["expect"] == expect && !entry["format"].get<std::string>().starts_with("Megatron"))
@@ -57,7 +58,7 @@ std::vector<std::byte> content(const TensorFile& file, size_t i) {
 }
 
 TEST(ForeignManifest, FilesOfOtherProgramsLoad) {
-  RK_NEEDS_SHARED(test::shared_path("golden/foreign/manifest.json"));
+  RK_NEEDS_SHARED(test::golden_folder() / "foreign/manifest.json");
   const std::vector<json> entries = manifest("load");
   EXPECT_GE(entries.size(), 12u);
   for (const json& entry : entries) {
@@ -94,7 +95,7 @@ TEST(ForeignManifest, FilesOfOtherProgramsLoad) {
 }
 
 TEST(ForeignManifest, HostileAndDamagedFilesAreRefused) {
-  RK_NEEDS_SHARED(test::shared_path("golden/foreign/manifest.json"));
+  RK_NEEDS_SHARED(test::golden_folder() / "foreign/manifest.json");
   const std::vector<json> entries = manifest("reject");
   EXPECT_GE(entries.size(), 35u);
   for (const json& entry : entries) {
