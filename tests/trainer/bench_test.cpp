@@ -56,5 +56,24 @@ TEST(BenchOp, MistakesAreRefused) {
   EXPECT_NE(result.err.find("--head-size"), std::string::npos) << result.err;
 }
 
+// The state of GoldFinch grows by 8 numbers and an id per token, with room for up to as many again.
+TEST(BenchPrompt, TimesAndStatesByLength) {
+  const ProgramResult result =
+      run_rookery({"bench", "prompt", "configs/small/goldfinch-quickstart.yaml", "model.vocab_size=50",
+                   "--from", "16", "--to", "70", "--threads", "1", "--json"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto rows = nlohmann::json::parse(result.out);
+  ASSERT_EQ(rows.size(), 3u);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i]["tokens"], 16 << i);
+    EXPECT_GT(rows[i]["seconds"].get<double>(), 0);
+    EXPECT_GT(rows[i]["next_token_ms"].get<double>(), 0);
+  }
+  const int64_t growth = rows[2]["state_bytes"].get<int64_t>() - rows[1]["state_bytes"].get<int64_t>();
+  EXPECT_GE(growth, 36 * 31);
+  EXPECT_LE(growth, 2 * 36 * 65);
+  EXPECT_EQ(run_rookery({"bench", "prompt"}).code, 64);
+}
+
 }  // namespace
 }  // namespace rookery::test
