@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "kernels/base/error.h"
+#include "kernels/base/fault.h"
 
 namespace rookery::data {
 
@@ -42,7 +43,12 @@ InputFile::~InputFile() { ::close(fd_); }
 void InputFile::read_at(uint64_t offset, std::span<std::byte> out) const {
   int failures = 0;
   while (!out.empty()) {
-    ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
+    ssize_t n = -1;
+    if (fault_point("data.read") == FaultAction::kEio) {
+      errno = EIO;
+    } else {
+      n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
+    }
     if (n > 0) {
       out = out.subspan(static_cast<size_t>(n));
       offset += static_cast<uint64_t>(n);
@@ -52,7 +58,7 @@ void InputFile::read_at(uint64_t offset, std::span<std::byte> out) const {
     } else if (errno != EINTR) {
       if (++failures > 3)
         fail(ExitCode::kIo, "DATA-23", path_.native(), ": cannot be read at byte ", offset, ": ",
-             std::strerror(errno));
+             std::strerror(errno), ", tried ", failures, " times; mend the disk, or read a copy");
       std::this_thread::sleep_for(std::chrono::milliseconds(50 << failures));
     }
   }

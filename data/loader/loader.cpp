@@ -13,6 +13,8 @@
 
 namespace rookery::data {
 
+using Clock = std::chrono::steady_clock;
+
 // One plan at a time: `rows` rows from sample `first` on, batch after batch. A new plan raises the
 // generation, so that a batch of the old one that is just being read is thrown away.
 struct Loader::Ahead {
@@ -101,7 +103,10 @@ void check_tokenizer(const TokenSet& set, std::string_view sha256) {
 }
 
 Loader::Loader(std::vector<LoaderSource> sources, LoaderOptions options)
-    : sources_(std::move(sources)), options_(options), mixture_(weights_of(sources_), names_of(sources_)) {
+    : sources_(std::move(sources)),
+      options_(options),
+      mixture_(weights_of(sources_), names_of(sources_)),
+      read_ns_(sources_.size()) {
   RK_CHECK(options_.world >= 1 && options_.rank >= 0 && options_.rank < options_.world, "[Loader] rank ",
            options_.rank, " of ", options_.world);
   check_sources();
@@ -184,13 +189,22 @@ Batch read_windows(const TokenSet& set, std::span<const int64_t> starts, int64_t
   return batch;
 }
 
+std::string Loader::slowest_source() const {
+  size_t slowest = 0;
+  for (size_t k = 1; k < sources_.size(); ++k)
+    if (read_ns_[k] > read_ns_[slowest]) slowest = k;
+  return names_of(sources_)[slowest];
+}
+
 Batch Loader::read(int64_t first, int64_t rows) const {
   Batch batch = empty_batch(rows, options_.sampling.seq_len);
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t sample = first + row * options_.world + options_.rank;
     const Mixture::Choice choice = mixture_.at(sample);
+    const auto begin = Clock::now();
     read_row(*sources_[choice.source].set, samplers_[choice.source]->start(choice.sample),
              options_.vocab_size, row, batch);
+    read_ns_[choice.source] += (Clock::now() - begin) / std::chrono::nanoseconds(1);
     batch.samples[row] = sample;
   }
   return batch;
@@ -198,7 +212,7 @@ Batch Loader::read(int64_t first, int64_t rows) const {
 
 Batch Loader::next(int64_t first, int64_t rows) {
   RK_CHECK(first >= 0 && rows >= 1, "[Loader] ", rows, " rows from sample ", first);
-  const auto begin = std::chrono::steady_clock::now();
+  const auto begin = Clock::now();
   std::unique_lock lock(ahead_->mutex);
   if (first != ahead_->expected || rows != ahead_->size) {
     ++ahead_->generation;
@@ -211,7 +225,7 @@ Batch Loader::next(int64_t first, int64_t rows) {
   Ahead::Item item = std::move(ahead_->queue.front());
   ahead_->queue.pop_front();
   ahead_->expected = item.error ? -1 : first + rows * options_.world;
-  ahead_->waited += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  ahead_->waited += std::chrono::duration<double>(Clock::now() - begin).count();
   ahead_->changed.notify_all();
   if (item.error) std::rethrow_exception(item.error);
   return std::move(item.batch);

@@ -2,6 +2,7 @@
 // data/dataset/.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -54,6 +55,8 @@ class Loader {
 
   // Seconds that next() has waited in total.
   double wait_seconds() const;
+  // The source whose rows took most of the reading time so far.
+  std::string slowest_source() const;
   // Samples after which every window of a source was seen once, and how many of the first n samples each
   // source gives.
   int64_t samples_per_epoch(size_t source) const { return samplers_[source]->samples_per_epoch(); }
@@ -73,6 +76,7 @@ class Loader {
   Mixture mixture_;
   std::vector<std::unique_ptr<Sampler>> samplers_;
   std::vector<std::string> warnings_;
+  mutable std::vector<std::atomic<int64_t>> read_ns_;  // time in the rows of each source
   std::unique_ptr<Ahead> ahead_;
 };
 

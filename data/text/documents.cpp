@@ -11,6 +11,7 @@ namespace rookery::data {
 namespace {
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+constexpr std::string_view kBlank = " \t\r\n";
 
 // Calls visit(line, next): the line without its end (LF or CRLF), and the offset behind it.
 template <class Visit>
@@ -61,7 +62,7 @@ void TextChunkReader::open() {
   file_->read_at(0, std::as_writable_bytes(std::span(buffer)).first(head.size()));
   if (head.starts_with(kByteOrderMark)) place_.offset = kByteOrderMark.size();
   head.remove_prefix(place_.offset);
-  const size_t first = head.find_first_not_of(" \t\r\n");
+  const size_t first = head.find_first_not_of(kBlank);
   if (input.kind == TextKind::kJsonLines && first != std::string_view::npos && head[first] == '[')
     fail(ExitCode::kData, "DATA-12", input.path.native(), ":1: byte ", place_.offset + first,
          ": a JSON array begins here, expected one object per line: convert it, e.g. with `jq -c '.[]'`");
@@ -136,7 +137,7 @@ class Parser {
   void json_lines() {
     std::string text;
     for_each_line(chunk_.bytes, [&](std::string_view line, size_t) {
-      if (line.find_first_not_of(" \t\r") == std::string_view::npos) return;
+      if (line.find_first_not_of(kBlank) == std::string_view::npos) return;
       const char* record = line.data();
       check_size(line);
       std::string mended;
@@ -167,8 +168,10 @@ class Parser {
   }
 
  private:
+  // Blank lines alone are no text, as between JSON lines; text is taken as it is, blank lines included.
   void plain_document(std::string_view text) {
     check_size(text);
+    if (text.find_first_not_of(kBlank) == std::string_view::npos) return give("");
     const size_t at = find_bad_text(text);
     if (at == std::string_view::npos) return give(text);
     if (options_.on_bad_text == OnBad::kReplace) return give(replace_bad_text(text, counts_.replaced));

@@ -274,7 +274,8 @@ void remove_all(const fs::path& path, std::string_view point) {
   std::error_code ec;
   if (fs::is_directory(fs::symlink_status(path, ec))) {
     std::vector<fs::path> entries;
-    for (const auto& entry : fs::directory_iterator(path, ec)) entries.push_back(entry.path());
+    fs::directory_iterator at(path, ec);  // its ++ throws, increment() does not
+    for (; !ec && at != fs::directory_iterator(); at.increment(ec)) entries.push_back(at->path());
     if (ec) fail_io(ExitCode::kIo, "IO-06", path, "listing the folder", ec.value());
     for (const fs::path& entry : entries) remove_all(entry, point);
   }

@@ -132,6 +132,12 @@ TEST_F(LoaderTest, SourcesAreMixedByWeight) {
   EXPECT_EQ(loader.samples_by_source(400), (std::vector<int64_t>{300, 100}));
 }
 
+TEST_F(LoaderTest, TellsWhichSourceIsReadSlowest) {
+  Loader loader({{make_set("a", 400, 1), 1, "rare"}, {make_set("b", 400, 2), 1e4, "often"}}, options());
+  loader.read(0, 100);  // all of them from the second
+  EXPECT_EQ(loader.slowest_source(), "often");
+}
+
 TEST_F(LoaderTest, IdsOutsideTheVocabularyAreNamed) {  // D6
   expect_error(
       [&] {

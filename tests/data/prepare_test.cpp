@@ -272,11 +272,16 @@ TEST_F(Prepare, ConversionIsExact) {
 }
 
 TEST_F(Prepare, NothingToDoIsAnError) {  // D15
-  for (const char* content : {"", "\n\n", "{\"text\":\"\"}\n"}) {
-    write_text(path("empty.jsonl"), content);
+  for (const auto& [name, content] : {std::pair{"e.jsonl", ""},
+                                      {"e.jsonl", "\n\n"},
+                                      {"e.jsonl", "{\"text\":\"\"}\n"},
+                                      {"e.txt", ""},
+                                      {"e.txt", "\n\n"}}) {
+    write_text(path(name), content);
     auto o = options("e");
-    o.inputs = {path("empty.jsonl").native()};
+    o.inputs = {path(name).native()};
     expect_error([&] { prepare(o, tokenizer_); }, ExitCode::kData, "DATA-15", {"no documents"});
+    fs::remove(path(name));
     EXPECT_TRUE(files("e.").empty());
   }
 }

@@ -129,6 +129,9 @@ TEST_F(Text, PlainTextIsOneDocumentOrSeparated) {
   options.separator = "\f";
   EXPECT_EQ(read(put("a.txt", "a\n\f\nb"), options), (Texts{"a\n", "b"}));
   EXPECT_EQ(read(put("a.txt", "")), Texts{});
+  EXPECT_EQ(read(put("a.txt", "\n \t\r\n\n")), Texts{});  // blank lines alone are no text
+  EXPECT_EQ(counts_.empty, 1);
+  EXPECT_EQ(read(put("a.txt", "\n a\n\n")), (Texts{"\n a\n\n"}));
 }
 
 // Wherever chunks end, the documents, places and counts are the same.

@@ -12,6 +12,7 @@ namespace {
 
 constexpr auto kUpdate = RK_KERNEL(adamw_update);
 constexpr auto kSquares = RK_KERNEL(sum_of_squares);
+constexpr auto kUpdateSquares = RK_KERNEL(adamw_squares);
 
 struct State {
   Values p, m, v;
@@ -72,6 +73,47 @@ TEST(Adamw, ZeroGradientIsNoUpdate) {
       kUpdate(*device, {p, zero, m, v, 0, 37, 1e-2, 0.9, 0.99, 1e-18, 0, 1, k});
     EXPECT_EQ(to_doubles(p), start) << test_device.name;
   }
+}
+
+// The change is told by what the update left, without a copy of what was before it.
+TEST(Adamw, SquaresOfAnUpdate) {
+  constexpr int64_t n = 3 * kSquaresBlock + 7, begin = 5, end = n - 2;
+  for (const TestDevice& test_device : op_case_devices())
+    for (const DType dtype : {DType::kF64, DType::kF32}) {
+      AdamwSquaresArgs::Result at_one_thread{};
+      for (const int threads : {1, 2, 3}) {
+        const auto device = test_device.make(threads);
+        Values before = random_values("p", n, {-1, 1});
+        const Tensor p = tensor_from(std::span<const double>(before), {n}, dtype, *device);
+        const Tensor m = zeros({n}, dtype, *device), v = zeros({n}, dtype, *device);
+        AdamwArgs a{p, {}, m, v, begin, end, 1e-2, 0.9, 0.99, 1e-18, 0.1, 0.7, 0};
+        Values grad;
+        for (a.step = 1; a.step <= 3; ++a.step) {
+          before = to_doubles(p);
+          grad = random_values(str("g", a.step), n, {-2, 2});
+          grad[9] = 0;
+          a.grad = tensor_from(std::span<const double>(grad), {n}, dtype, *device);
+          kUpdate(*device, a);
+        }
+        a.step = 3;
+        AdamwSquaresArgs::Result found{}, expected{};
+        kUpdateSquares(*device, {a, &found, empty({3 * squares_blocks(end - begin)}, DType::kF64, *device)});
+        const Values after = to_doubles(p);
+        for (int64_t i = begin; i < end; ++i) {
+          expected.param += after[i] * after[i];
+          expected.grad += grad[i] * grad[i];
+          expected.change += (after[i] - before[i]) * (after[i] - before[i]);
+        }
+        const double bound = dtype == DType::kF64 ? 1e-12 : 1e-5;  // of a difference of near numbers
+        EXPECT_NEAR(found.param, expected.param, bound * expected.param) << test_device.name;
+        EXPECT_NEAR(found.grad, expected.grad, bound * expected.grad) << test_device.name;
+        EXPECT_NEAR(found.change, expected.change, bound * expected.change) << test_device.name;
+        if (threads == 1) at_one_thread = found;
+        EXPECT_EQ(found.param, at_one_thread.param);
+        EXPECT_EQ(found.grad, at_one_thread.grad);
+        EXPECT_EQ(found.change, at_one_thread.change);
+      }
+    }
 }
 
 TEST(SumOfSquares, EqualAtAnyNumberOfThreads) {

@@ -143,6 +143,53 @@ TEST(CrossEntropy, WithoutGradient) {
   }
 }
 
+// A frozen head costs neither the product nor the memory of its gradient.
+TEST(CrossEntropy, OnlyWhatIsTrackedGetsAGradient) {
+  constexpr int64_t M = 9, C = 6, V = 65;
+  Device device(DeviceType::kCpu, 2);
+  const Values x = random_values("x", M * C, {-1, 1}), w = random_values("w", V * C, {-1, 1});
+  const Tensor t = tensor_from(std::span<const double>(Values(M, 7.0)), {M}, DType::kI32, device);
+  auto run = [&](bool x_tracked, bool w_tracked, Values& dx, Values& dw) {
+    const Tensor tx = tensor_from(std::span<const double>(x), {M, C}, DType::kF64, device);
+    const Tensor tw = tensor_from(std::span<const double>(w), {V, C}, DType::kF64, device);
+    const std::string key = str(x_tracked, w_tracked);
+    device.arena().begin_step(key);
+    {
+      Tape tape;
+      const Var vx = x_tracked ? tape.watch(tx) : Var(tx), vw = w_tracked ? tape.watch(tw) : Var(tw);
+      tape.backward(ops::linear_cross_entropy(vx, vw, t, Tensor(), {M, 1e-2}).loss);
+      if (x_tracked) dx = to_doubles(tape.grad(vx));
+      if (w_tracked) dw = to_doubles(tape.grad(vw));
+    }
+    device.arena().end_step();
+    return device.arena().plan(key)->total_bytes;
+  };
+  Values dx, dw, dx_alone, dw_alone;
+  const size_t both = run(true, true, dx, dw);
+  // Two blocks each: the gradient that is saved, and the one that is handed on.
+  EXPECT_GE(both - run(true, false, dx_alone, dw), 2 * V * C * sizeof(double));
+  EXPECT_GE(both - run(false, true, dx, dw_alone), 2 * M * C * sizeof(double));
+  EXPECT_EQ(dx_alone, dx);
+  EXPECT_EQ(dw_alone, dw);
+}
+
+TEST(CrossEntropy, WithoutRowsOrTargetsAllIsZero) {
+  for (const int64_t M : {0, 3}) {
+    Device device(DeviceType::kCpu, 1);
+    const Values x(M * 2, 0.5), w = {1, 2, 3, -1, 0, 4}, targets(M, 1.0), mask(M, 0.0);
+    Tape tape;
+    const Var vx = tape.watch(tensor_from(std::span<const double>(x), {M, 2}, DType::kF64, device));
+    const Var vw = tape.watch(tensor_from(std::span<const double>(w), {3, 2}, DType::kF64, device));
+    const auto out = ops::linear_cross_entropy(
+        vx, vw, tensor_from(std::span<const double>(targets), {M}, DType::kI32, device),
+        tensor_from(std::span<const double>(mask), {M}, DType::kF64, device), {0, 1e-2});
+    tape.backward(out.loss);
+    EXPECT_EQ(to_doubles(out.loss.value()), Values(1, 0.0));
+    EXPECT_EQ(to_doubles(tape.grad(vx)), Values(M * 2, 0.0));
+    EXPECT_EQ(to_doubles(tape.grad(vw)), Values(6, 0.0));
+  }
+}
+
 TEST(CrossEntropy, LargeLogitsStayFinite) {
   Device device(DeviceType::kCpu, 1);
   const Values x = {1}, w = {3e4, -3e4, 2.9e4};

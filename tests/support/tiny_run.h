@@ -121,7 +121,7 @@ class TinyRuns {
             "optim: {lr: 3e-3, lr_final: 1e-4, warmup_steps: 2}\n"
             "checkpoint: {every_steps: 3, keep_last: 2}\n"
             "eval: {every_steps: 4, max_tokens: 80}\n"  // 5 windows: not a multiple of the batch
-            "log: {every_steps: 1}\n");
+            "log: {every_steps: 1, norms_every_steps: 4}\n");
   }
 
   std::string path(const std::string& name) const { return (dir_.path() / name).string(); }
@@ -167,7 +167,7 @@ class TinyRuns {
       if (record["event"] == "checkpoint") continue;
       nlohmann::json kept;
       for (const char* key : {"event", "step", "tokens", "loss", "loss_max", "lr", "grad_norm", "clip_coef",
-                              "skipped", "set", "bits_per_byte"})
+                              "skipped", "set", "bits_per_byte", "parts"})
         if (record.contains(key)) kept[key] = record[key];
       trace.records.push_back(kept);
     }

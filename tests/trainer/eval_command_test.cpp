@@ -2,11 +2,13 @@
 // against sums over log-probabilities taken from the logits, last-word tasks, and generation: seeds, greedy
 // choice, stop strings, states, constant memory.
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <cmath>
 #include <csignal>
 #include <nlohmann/json.hpp>
 
+#include "data/dataset/token_set.h"
 #include "data/tokenizer/tokenizer.h"
 #include "kernels/base/str.h"
 #include "tests/support/tiny_run.h"
@@ -78,10 +80,13 @@ class ModelCommands : public testing::Test {
   }
 
   // -sum of log-probabilities of ids[1..], from the logits of a pass over all of them at once.
-  static double nats(loop::Session& session, std::span<const int32_t> ids) {
+  // doc_start: where documents start in ids, if that counts.
+  static double nats(loop::Session& session, std::span<const int32_t> ids,
+                     std::span<const uint8_t> doc_start = {}) {
     nn::SeqContext seq;
     nn::Context cx{nullptr, seq};
     const auto n = static_cast<int64_t>(ids.size()) - 1;
+    if (!doc_start.empty()) seq.doc_start = tensor_from(doc_start, {1, n}, DType::kU8, *session.device);
     const Tensor x = tensor_from(ids.first(static_cast<size_t>(n)), {1, n}, DType::kI32, *session.device);
     const std::vector<double> logits = to_doubles(session.model->logits(cx, x).value());
     const int64_t V = session.model->vocab_size();
@@ -122,6 +127,49 @@ TEST_F(ModelCommands, BitsPerByteAreWhatTheLogitsSay) {
       EXPECT_EQ(row["documents"], 3);
     }
   }
+}
+
+TEST_F(ModelCommands, ValidationDuringTrainingStartsDocumentsAsTrainingDoes) {
+  const auto run =
+      runs_->train("resets", {"precision=fp64", "data.sources[0].path=" + path("many.h5"),
+                              "data.val[0].path=" + path("many.h5"), "recipe.reset_at_documents=true",
+                              "recipe.max_steps=30", "optim.lr=1e-2", "eval.every_steps=30"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  double loss = 0;
+  for (const auto& record : loop::read_metrics(path("resets/metrics.jsonl")))
+    if (record["event"] == "eval") loss = record["loss"];
+
+  loop::Session session = loop::load_session(path("resets"), 1);
+  const auto set = data::open_token_set(path("many.h5"));
+  constexpr int64_t T = 16, kWindows = 5;  // eval.max_tokens: 80
+  double reset = 0, carried = 0;
+  for (int64_t window = 0; window < kWindows; ++window) {
+    std::vector<int32_t> ids(T + 1), before(1, 0);
+    set->read(window * T, ids);
+    if (window > 0) set->read(window * T - 1, before);
+    std::vector<uint8_t> doc_start;
+    for (int64_t t = 0; t < T; ++t) doc_start.push_back((t == 0 ? before[0] : ids[t - 1]) == 0);
+    reset += nats(session, ids, doc_start) / (T * kWindows);
+    carried += nats(session, ids) / (T * kWindows);
+  }
+  EXPECT_NEAR(loss, reset, 1e-6);
+  EXPECT_GT(std::abs(loss - carried), 1e-4);
+}
+
+// Full passes replay one plan, and the ends of texts, each of another length, do not pile plans up.
+TEST_F(ModelCommands, ScoringALongTextTakesTheMemoryOfAShortOne) {
+  loop::Session session = loop::load_session(path("fp64"), 1);
+  eval::Scorer scorer(*session.model, *session.device, 16);
+  const std::vector<int32_t> ids(4000, 5);
+  const auto in_use = [] { return mallinfo2().uordblks + mallinfo2().hblkhd; };
+  const auto score = [&](size_t tokens) { scorer.score(std::span(ids).first(tokens)); };
+  for (const size_t tokens : {40, 50, 60}) score(tokens);
+  const auto before = in_use();
+  for (const size_t tokens : {4000, 3999, 42, 43, 44, 45, 46, 47}) score(tokens);
+  EXPECT_LT(in_use(), before + (16 << 10));
+  const auto* plan = session.device->arena().plan("score next");
+  ASSERT_NE(plan, nullptr);
+  EXPECT_LT(plan->peak_bytes, size_t{1} << 20);
 }
 
 TEST_F(ModelCommands, ATokenSetScoresAsItsText) {

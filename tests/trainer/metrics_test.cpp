@@ -8,6 +8,7 @@
 
 #include <clocale>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
 #include "tests/support/program.h"
@@ -343,6 +344,25 @@ TEST_F(MetricsLogTest, RepeatedMessagesAreCounted) {
   EXPECT_NE(train_log().find("repeated 118 times"), std::string::npos);
   const std::string log = train_log();
   EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 3);
+}
+
+TEST_F(MetricsLogTest, WaitingForDataIsToldOnceWithItsSource) {
+  create_run_folder(run_.run_dir);
+  Console console(run_.style);
+  MetricsLog::Options options;
+  options.run_dir = run_.run_dir;
+  options.every_steps = 1;
+  options.slowest_source = [] { return std::string("slow.h5"); };
+  MetricsLog log(options, console);
+  StepMetrics m;
+  m.total_steps = 20;
+  m.step_tokens = 1;
+  m.step_time_s = 2;
+  m.data_wait_s = 0.5;
+  for (m.step = 1; m.step <= 20; ++m.step) log.step(m);
+  const std::string text = train_log(), hint = "wait for data 25.0% of the time, most of it for slow.h5";
+  EXPECT_NE(text.find(hint), std::string::npos) << text;
+  EXPECT_EQ(text.find(hint), text.rfind(hint));
 }
 
 TEST_F(MetricsLogTest, ATerminalGetsOneLineThatRedrawsItself) {

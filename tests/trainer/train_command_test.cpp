@@ -38,6 +38,9 @@ class TrainCommand : public testing::Test {
   static bool sound(const std::string& run, int64_t step) {
     return checkpoint::verify(runs_->checkpoint(run, step)).empty();
   }
+  static bool logs(const std::string& run, const std::string& text) {
+    return test::slurp(path(run + "/train.log")).find(text) != std::string::npos;
+  }
   static bool says(const test::ProgramResult& result, const std::string& text) {
     return result.err.find(text) != std::string::npos;
   }
@@ -163,6 +166,7 @@ TEST_F(TrainCommand, OfADamagedCheckpointTheOneBeforeIsUsed) {
   const auto again = runs_->train("damaged");
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_TRUE(says(again, "Falling back to step-00000009")) << again.err;
+  EXPECT_TRUE(logs("damaged", "Falling back to step-00000009"));
   EXPECT_EQ(runs_->trace("damaged"), reference_);
 }
 
@@ -219,7 +223,12 @@ TEST_F(TrainCommand, AChangedRunIsRefusedWithATableAndHyperParametersAreListed) 
   copy_at("tuned", 6);
   const auto tuned = runs_->train("tuned", {"optim.lr=2e-3"});
   EXPECT_EQ(tuned.code, 0) << tuned.err;
-  EXPECT_TRUE(says(tuned, "optim.lr was 0.003, is 0.002")) << tuned.err;
+  for (const std::string& line : {"resuming " + path("tuned") + " at step 6 (tokens 384) from " +
+                                     runs_->checkpoint("tuned", 6).string() + " saved 20",
+                                 std::string("Z by 1 rank\n"), std::string("optim.lr was 0.003, is 0.002")}) {
+    EXPECT_TRUE(says(tuned, line)) << line << tuned.err;
+    EXPECT_TRUE(logs("tuned", line)) << line;
+  }
   EXPECT_NE(runs_->trace("tuned").tensors, reference_.tensors);
 }
 
@@ -262,6 +271,31 @@ TEST_F(TrainCommand, DryRunWritesNothing) {
   EXPECT_EQ(count(), before);
 }
 
+TEST_F(TrainCommand, WhatDoesNotFitIntoMemoryDoesNotBegin) {
+  const auto run = runs_->train("huge", {"model.hidden_size=131072", "model.num_layers=2"});
+  EXPECT_EQ(run.code, 69) << run.err;
+  for (const char* part : {"error[MEM-02]", "parameters ", "activations ", "recipe.micro_batch_size (2;"})
+    EXPECT_TRUE(says(run, part)) << part << run.err;
+  EXPECT_FALSE(fs::exists(path("huge")));
+}
+
+TEST_F(TrainCommand, VariablesOfTheEnvironmentAreLogged) {
+  const auto run = test::run_rookery(runs_->words("variables", {"recipe.max_steps=3"}),
+                                     {{"ROOKERY_ISA", "portable"}, {"ROOKERY_IAS", "avx2"}});
+  EXPECT_EQ(run.code, 0) << run.err;
+  EXPECT_TRUE(logs("variables", " I] environment: ROOKERY_ISA=portable\n"));
+  EXPECT_TRUE(logs("variables", "ROOKERY_IAS is not known (did you mean 'ROOKERY_ISA'?)")) << run.err;
+}
+
+TEST_F(TrainCommand, AReadErrorIsTriedAgainThenNamed) {
+  const auto once = runs_->train("shaky", {}, "data.read@5:eio");
+  EXPECT_EQ(once.code, 0) << once.err;
+  EXPECT_EQ(runs_->trace("shaky"), reference_);
+  const auto always = runs_->train("broken", {}, "data.read:eio");
+  EXPECT_EQ(always.code, 74) << always.err;
+  EXPECT_TRUE(says(always, "error[DATA-23]") && says(always, "cannot be read at byte ")) << always.err;
+}
+
 TEST_F(TrainCommand, AccumulatedMicroBatchesEqualOneBatch) {
   const std::vector<std::string> common = {"precision=fp64", "recipe.max_steps=1", "optim.warmup_steps=0"};
   auto halves = common, whole = common;
@@ -284,6 +318,43 @@ TEST_F(TrainCommand, AccumulatedMicroBatchesEqualOneBatch) {
   const double norm = runs_->trace("halves").records[0]["grad_norm"];
   EXPECT_GT(norm, 0);
   EXPECT_NEAR(runs_->trace("whole").records[0]["grad_norm"].get<double>() / norm, 1, 1e-12);
+}
+
+// Of each part, and together the global norm that clipping sees.
+TEST_F(TrainCommand, NormsOfThePartsAreLogged) {
+  std::map<int64_t, double> global;
+  int64_t records = 0;
+  for (const auto& record : reference_.records) {
+    if (record["event"] == "step") global[record["step"]] = record["grad_norm"];
+    if (record["event"] != "norms") continue;
+    ++records;
+    EXPECT_EQ(record["step"], 4 * records);
+    double squares = 0;
+    for (const auto& [part, norms] : record["parts"].items()) {
+      squares += std::pow(norms["grad_norm"].get<double>(), 2);
+      EXPECT_GT(norms["param_norm"].get<double>(), 0) << part;
+      EXPECT_GT(norms["update_ratio"].get<double>(), 0) << part;
+    }
+    EXPECT_NEAR(std::sqrt(squares) / global[record["step"]], 1, 1e-6);
+    EXPECT_TRUE(record["parts"].contains("emb") && record["parts"].contains("blocks.att"));
+  }
+  EXPECT_EQ(records, 3);
+}
+
+TEST_F(TrainCommand, AMixtureCanBeLookedAtBefore) {
+  const auto mix = test::run_rookery({"data", "mix-preview", "--source", path("tokens.h5") + "=3", "--source",
+                                      path("tokens.h5"), "--tokens", "64000", "--seq-len", "16", "--json"});
+  ASSERT_EQ(mix.code, 0) << mix.err;
+  const auto rows = nlohmann::json::parse(mix.out);
+  for (const auto& [row, taken] : {std::pair{rows[0], 48000}, {rows[1], 16000}}) {
+    const int64_t windows = (row["tokens"].get<int64_t>() - 1) / 16;
+    EXPECT_EQ(row["tokens_taken"], taken);
+    EXPECT_NEAR(row["epochs"].get<double>(), taken / 16.0 / static_cast<double>(windows), 1e-12);
+  }
+  EXPECT_EQ(test::run_rookery({"data", "mix-preview", "--tokens", "1M"}).code, 78);
+  EXPECT_EQ(
+      test::run_rookery({"data", "mix-preview", "--source", path("tokens.h5") + "=x", "--tokens", "1M"}).code,
+      64);
 }
 
 TEST_F(TrainCommand, SingleAndDoublePrecisionBeginAlike) {
@@ -314,6 +385,7 @@ TEST_F(TrainCommand, BadDataIsFoundBeforeARunFolderIsMade) {
       {"too short", {"data.sources[0].path=" + path("short.h5")}, 65, "DATA-07"},
       {"too short for validation", {"data.val[0].path=" + path("short.h5")}, 65, "DATA-07"},
       {"ids too large", {"model.vocab_size=200"}, 65, "DATA-06"},
+      {"mixing power", {"model.ffn_mix_power=2"}, 78, "ffn_mix_power 2 is neither 3"},
   };
   for (const Case& c : cases) {
     const auto run = runs_->train("bad", c.change);

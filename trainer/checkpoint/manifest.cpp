@@ -2,6 +2,8 @@
 #include "trainer/checkpoint/manifest.h"
 
 #include <algorithm>
+#include <array>
+#include <ctime>
 #include <set>
 #include <stdexcept>
 
@@ -74,6 +76,14 @@ std::string dataset_name(std::string_view group, std::string_view tensor) {
   std::string name = str("/", group, "/", tensor);
   std::replace(name.begin() + long(group.size()) + 2, name.end(), '.', '/');
   return name;
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  std::array<char, 32> text;
+  return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts)};
 }
 
 std::string hex(uint32_t value) {

@@ -17,6 +17,7 @@ std::string shard_name(int rank);  // "rank-00003.h5"
 std::string dataset_name(std::string_view group,
                          std::string_view tensor);  // "/opt/m/blocks/0/att/key/weight"
 std::string hex(uint32_t value);                    // 8 digits
+std::string utc_now();                              // "2025-04-24T02:23:42Z"
 
 nlohmann::json to_json(const Manifest& manifest);
 Manifest from_json(const nlohmann::json& json,

@@ -1,7 +1,5 @@
 // save.cpp: writing a checkpoint: shards into step-N.tmp, each read back and compared; the manifest last;
 // then the folder takes its final name. Reading: load.cpp.
-#include <array>
-#include <ctime>
 #include <map>
 
 #include "data/hdf5/hdf5.h"
@@ -13,14 +11,6 @@ namespace {
 
 namespace h5 = data::h5;
 using nlohmann::json;
-
-std::string utc_now() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  std::array<char, 32> text;
-  return {text.data(), std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts)};
-}
 
 std::vector<uint64_t> flat(const std::vector<Segment>& segments) {
   std::vector<uint64_t> numbers;

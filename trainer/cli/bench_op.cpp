@@ -2,7 +2,6 @@
 // beside the time that its memory traffic or its arithmetic would take alone at rates measured in the same
 // run.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -26,22 +25,16 @@
 #include "kernels/ops/token_shift/token_shift.h"
 #include "kernels/ops/wkv6/wkv6.h"
 #include "kernels/ops/wkv7/wkv7.h"
+#include "trainer/cli/bench.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/terminal.h"
 #include "trainer/config/nearest.h"
+#include "trainer/loop/human.h"
 
 namespace rookery::cli {
 namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
+using loop::steady_now;
 
 struct Sizes {
   int64_t B, T, C, H, N, F, V, D;
@@ -80,9 +73,9 @@ template <class F>
 double best_seconds(F&& body) {
   double best = 1e30;
   for (int i = 0; i < 9; ++i) {
-    const double begin = now();
+    const double begin = steady_now();
     body();
-    best = std::min(best, now() - begin);
+    best = std::min(best, steady_now() - begin);
   }
   return best;
 }
@@ -410,13 +403,13 @@ Times measure(const OpBench& op, Device& device, int64_t repeat) {
     device.arena().begin_step(op.name);
     {
       Tape tape;
-      const double begin = now();
+      const double begin = steady_now();
       const std::vector<Var> outputs = call(tape);
-      const double middle = now();
+      const double middle = steady_now();
       std::vector<std::pair<Var, Tensor>> pairs;
       for (size_t k = 0; k < outputs.size(); ++k) pairs.emplace_back(outputs[k], seeds[k]);
       if (!pairs.empty()) tape.backward(pairs);
-      const double end = now();
+      const double end = steady_now();
       if (i >= kWarm) {
         times.forward.push_back(middle - begin);
         times.backward.push_back(end - middle);

@@ -1,13 +1,13 @@
 // bench_step.cpp: `rookery bench step`: a training step beside its own matrix products, run by the same BLAS
 // in the same process.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/rng.h"
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 #include "kernels/ops/matmul/gemm.h"
+#include "trainer/cli/bench.h"
 #include "trainer/cli/commands.h"
 #include "trainer/loop/human.h"
 #include "trainer/loop/session.h"
@@ -19,16 +19,7 @@ namespace rookery::cli {
 namespace {
 
 using loop::fixed;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
+using loop::steady_now;
 
 // One weight [n, k] that multiplies all tokens, `count` times.
 struct Product {
@@ -76,7 +67,7 @@ class Bench {
 
   Timing step() {
     Timing t{};
-    const double start = now();
+    const double start = steady_now();
     Device& device = *s_.device;
     device.arena().begin_step(key("train"));
     s_.store->begin_step();
@@ -89,14 +80,14 @@ class Bench {
       nn::Context cx{&tape, seq};
       const auto loss = ops::linear_cross_entropy(s_.model->hidden(cx, x), cx(s_.model->head()), y, {},
                                                   {static_cast<double>(B_ * T_), 1e-4});
-      t.forward = now() - start;
+      t.forward = steady_now() - start;
       tape.backward(loss.loss);
     }
     s_.store->finish_reduction();
-    t.backward = now() - start - t.forward;
+    t.backward = steady_now() - start - t.forward;
     optim_.step(1e-4);
     device.arena().end_step();
-    t.total = now() - start;
+    t.total = steady_now() - start;
     t.optim = t.total - t.forward - t.backward;
     return t;
   }
@@ -122,11 +113,10 @@ class Bench {
   double time_products(const Product& p) {
     Device& device = *s_.device;
     const int64_t M = B_ * T_;
-    const int64_t rows =
-        p.head ? std::min<int64_t>(M, std::max<int64_t>(128, (int64_t{8} << 20) / p.n / 64 * 64)) : M;
+    const int64_t rows = p.head ? ops::loss_block_rows(M, p.n) : M;
     const Tensor x = filled({M, p.k}), w = filled({p.n, p.k}), y = filled({rows, p.n});
     const Tensor dx = filled({M, p.k}), dw = filled({p.n, p.k});
-    const double start = now();
+    const double start = steady_now();
     for (int64_t first = 0; first < M; first += rows) {
       const int64_t m = std::min(rows, M - first);
       dispatch_float(s_.store->dtype(), [&]<class T>() {
@@ -137,7 +127,7 @@ class Bench {
                       p.k);
       });
     }
-    return now() - start;
+    return steady_now() - start;
   }
 
   Tensor filled(const Shape& shape) {

@@ -246,6 +246,7 @@ Command ckpt_command() {
   Command c;
   c.name = "ckpt";
   c.summary = "list, inspect, verify, prune and convert checkpoints";
+  c.examples = {{"rookery ckpt list runs/quickstart"}};
   c.children = {list_command(), inspect_command(), verify_command(), prune_command(), ckpt_convert_command()};
   return c;
 }

@@ -127,6 +127,7 @@ Command config_command() {
   Command c;
   c.name = "config";
   c.summary = "show, check, compare configurations; schema and reference";
+  c.examples = {{"rookery config check configs/quickstart.yaml"}};
   c.children = {std::move(show_command), std::move(check_command), std::move(diff_command),
                 page_command("schema", "JSON Schema of a configuration, for editors",
                              "rookery config schema > rookery.schema.json", schema),

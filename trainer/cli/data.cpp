@@ -8,11 +8,13 @@
 
 #include "data/dataset/inspect.h"
 #include "data/dataset/token_set_writer.h"
+#include "data/loader/loader.h"
 #include "data/prepare/prepare.h"
 #include "data/sampler/sampler.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/terminal.h"
 #include "trainer/cli/version.h"
+#include "trainer/config/scalar.h"
 #include "trainer/loop/human.h"
 
 namespace rookery::cli {
@@ -280,6 +282,62 @@ int run_convert(const Arguments& arguments) {
   return 0;
 }
 
+// "PATH=WEIGHT" or "PATH", which weighs 1.
+data::LoaderSource source_of(const std::string& typed) {
+  std::string path = typed, why;
+  std::optional<double> weight = 1;
+  if (const size_t equal = typed.rfind('='); equal != std::string::npos) {
+    path = typed.substr(0, equal);
+    weight = config::parse_number(typed.substr(equal + 1), config::Unit::kPlain, why);
+    if (!weight)
+      fail(ExitCode::kUsage, "CLI-01", "--source: found '", typed, "', expected PATH=WEIGHT: ", why);
+  }
+  return {data::open_token_set(path, data::TokenView::kFlat), *weight, path};
+}
+
+int run_mix_preview(const Arguments& arguments) {
+  std::vector<data::LoaderSource> sources;
+  std::vector<double> weights;
+  std::vector<std::string> names;
+  for (const std::string& typed : arguments.texts("source")) {
+    sources.push_back(source_of(typed));
+    weights.push_back(sources.back().weight);
+    names.push_back(sources.back().name);
+  }
+  data::SamplerOptions options;
+  options.seq_len = arguments.integer("seq-len", 1, 1 << 30);
+  const int64_t samples = arguments.integer("tokens", 1) / options.seq_len;
+  const std::vector<int64_t> taken = data::Mixture(weights, names).counts(samples);
+  double sum = 0;
+  for (const double weight : weights) sum += weight;
+  Json rows = Json::array();
+  for (size_t k = 0; k < sources.size(); ++k) {
+    const int64_t tokens = sources[k].set->num_tokens();
+    const int64_t epoch = data::make_sampler(tokens, options)->samples_per_epoch();
+    rows.push_back({{"source", names[k]},
+                    {"tokens", tokens},
+                    {"share", weights[k] / sum},
+                    {"tokens_taken", taken[k] * options.seq_len},
+                    {"epochs", static_cast<double>(taken[k]) / static_cast<double>(epoch)}});
+  }
+  if (arguments.flag("json")) {
+    print_json(rows);
+    return 0;
+  }
+  auto line = [](std::initializer_list<std::string> cells, const std::string& name) {
+    std::string text;
+    for (const std::string& cell : cells)
+      text += std::string(cell.size() < 10 ? 10 - cell.size() : 1, ' ') + cell;
+    print(text + "  " + name + "\n");
+  };
+  line({"tokens", "share", "taken", "epochs"}, "source");
+  for (const Json& row : rows)
+    line({loop::human_count(row["tokens"].get<double>()), fixed(100 * row["share"].get<double>(), 1) + "%",
+          loop::human_count(row["tokens_taken"].get<double>()), fixed(row["epochs"].get<double>(), 2)},
+         printable(row["source"].get<std::string>()));
+  return 0;
+}
+
 Command prepare_command() {
   Command c;
   c.name = "prepare";
@@ -368,14 +426,31 @@ Command convert_command() {
   return c;
 }
 
+Command mix_preview_command() {
+  Command c;
+  c.name = "mix-preview";
+  c.summary = "how often a run would read each of several token sets";
+  c.details =
+      "For a budget of tokens and weights as in data.sources: what is taken from each source, and how many "
+      "times over that is.";
+  c.options = {{"source", "PATH=WEIGHT", "token set and its weight (without: 1); repeat it", "", true},
+               {"tokens", "N", "of the whole run, e.g. 1.5B"},
+               {"seq-len", "N", "tokens of a sequence", "512"},
+               {"json", "", "print as JSON"}};
+  c.examples = {{"rookery data mix-preview --source en.h5=2 --source ja.h5=1 --tokens 300M"}};
+  c.exit_codes = {ExitCode::kData, ExitCode::kNoInput, ExitCode::kConfig};
+  c.run = run_mix_preview;
+  return c;
+}
+
 }  // namespace
 
 Command data_command() {
   Command c;
   c.name = "data";
-  c.summary = "prepare, inspect, verify and convert token sets";
-  c.children = {prepare_command(), inspect_command(), verify_command(), convert_command(),
-                data_mqar_command()};
+  c.summary = "prepare, inspect, verify, convert and mix token sets";
+  c.children = {prepare_command(), inspect_command(),     verify_command(),
+                convert_command(), mix_preview_command(), data_mqar_command()};
   c.examples = {{"rookery data prepare --tokenizer vocab.txt --in raw/ --out data/mine"}};
   return c;
 }

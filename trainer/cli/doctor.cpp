@@ -12,12 +12,11 @@
 #include "data/hdf5/hdf5.h"
 #include "kernels/base/fault.h"
 #include "kernels/base/io.h"
+#include "trainer/checkpoint/run_lock.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/terminal.h"
 #include "trainer/cli/version.h"
 #include "trainer/loop/environment.h"
-
-extern char** environ;
 
 namespace rookery::cli {
 
@@ -73,6 +72,20 @@ std::string hdf5_round_trip(const fs::path& parent) {
   return str("wrote, synced and read back ", values.size(), " numbers in ", parent.string());
 }
 
+// What keeps two processes out of one run folder. A file system that does not know locks is served by the
+// lock's text, so this tells and does not fail.
+std::string lock_check(const fs::path& parent) {
+  ScratchFolder folder(parent);
+  const checkpoint::RunLock held(folder.path());
+  try {
+    const checkpoint::RunLock second(folder.path());
+  } catch (const Error&) {
+    return str("a lock in ", parent.string(), " keeps a second one out");
+  }
+  return str("the file system of ", parent.string(),
+             " has no locks between processes; a run there is told by the text of its lock file");
+}
+
 Check guarded(const std::string& name, const std::function<std::string()>& body) {
   try {
     return {name, body()};
@@ -97,9 +110,11 @@ std::vector<Check> run_checks() {
     io::write_file_atomic(folder.path() / "probe", "probe", "doctor");
     return str(here.string(), " can be written, ", gib(double(io::free_bytes(here))), " free");
   }));
-  for (char** entry = environ; *entry; ++entry) {
-    std::string_view text = *entry;
-    if (text.starts_with("ROOKERY_")) checks.push_back({"environment", std::string(text)});
+  checks.push_back(guarded("file locks", [&] { return lock_check(here); }));
+  for (const auto& [name, value] : loop::rookery_variables()) {
+    const std::string unknown = loop::unknown_variable(name);
+    checks.push_back(
+        {"environment", str(name, "=", value, unknown.empty() ? "" : ": the variable" + unknown)});
   }
   return checks;
 }

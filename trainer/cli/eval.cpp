@@ -287,8 +287,8 @@ int run(const Arguments& a) {
     std::printf("%s\n", result.dump(2).c_str());
     return 0;
   }
-  std::printf("%s, context %s, window %lld\n", session.checkpoint.string().c_str(), context.c_str(),
-              static_cast<long long>(window));
+  std::printf("%s, context %s, window %lld\n", loop::printable(session.checkpoint.string()).c_str(),
+              context.c_str(), static_cast<long long>(window));
   print_rows(rows);
   return 0;
 }

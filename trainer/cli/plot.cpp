@@ -4,6 +4,7 @@
 
 #include <iostream>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "trainer/cli/commands.h"
 #include "trainer/cli/terminal.h"

@@ -5,7 +5,9 @@
 #include "data/tokenizer/tokenizer.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/version.h"
+#include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
+#include "trainer/loop/memory_plan.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/plan/count.h"
 
@@ -14,22 +16,20 @@ namespace {
 
 using loop::fixed;
 using loop::human_count;
-
-std::string mib(double bytes) { return fixed(bytes / (1 << 20), 1) + " MiB"; }
+using loop::mib;
 
 void print(const std::string& line) { std::printf("%s\n", line.c_str()); }
 
-// The plan of a run: everything is opened and checked, one step runs on the meta device, nothing is written.
+// The plan of a run: everything is opened and checked, nothing is computed and nothing is written.
 void dry_run(const config::LoadedRun& run) {
   const config::RunConfig& c = run.config;
   loop::Session session =
       loop::make_session(config::parse_run(config::resolved_yaml(c), "the configuration"), DeviceType::kMeta);
   const auto loader = loop::make_loader(c, session.model->vocab_size());
   loop::open_validation(c, session.model->vocab_size());
-  const auto recipe = make_recipe(*c.recipe);
   const int64_t rows = c.recipe->micro_batch_size, accum = c.grad_accum_steps(1);
 
-  print(str("run ", c.name, " in ", c.run_dir.string()));
+  print(str("run ", c.name, " in ", loop::printable(c.run_dir.string())));
   print("\nparameters");
   int64_t total = 0;
   for (const auto& [name, count] : plan::parameters_by_module(*session.model)) {
@@ -38,24 +38,13 @@ void dry_run(const config::LoadedRun& run) {
   }
   print(str("  total           ", total));
 
-  session.device->arena().begin_step("train");
-  for (int64_t i = 0; i < accum; ++i) {
-    const DeviceBatch batch = recipe->prepare(loader->read(i * rows, rows), *session.device);
-    Tape tape;
-    nn::SeqContext seq;
-    nn::Context cx{&tape, seq};
-    tape.backward(recipe->loss(*session.model, batch, cx, c.tokens_per_step(), accum).loss);
-  }
-  session.device->arena().end_step();
-  const double one = static_cast<double>(session.store->num_elements()) *
-                     static_cast<double>(dtype_size(session.store->dtype()));
-  const auto slab = static_cast<double>(session.device->arena().plan("train")->slab_bytes);
+  const loop::MemoryPlan memory = loop::plan_memory(c);
   print("\nmemory");
-  print(str("  parameters      ", mib(one)));
-  print(str("  gradients       ", mib(one)));
-  print(str("  moments         ", mib(2 * one)));
-  print(str("  activations     ", mib(slab)));
-  print(str("  total           ", mib(4 * one + slab)));
+  print(str("  parameters      ", mib(memory.parameters)));
+  print(str("  gradients       ", mib(memory.gradients)));
+  print(str("  moments         ", mib(memory.moments)));
+  print(str("  activations     ", mib(memory.activations)));
+  print(str("  total           ", mib(memory.total()), " of ", mib(loop::available_memory_bytes()), " free"));
 
   print("\nbatch");
   print(str("  micro_batch_size ", rows, " x grad_accum_steps ", accum, " = global_batch_size ",
@@ -63,7 +52,7 @@ void dry_run(const config::LoadedRun& run) {
   print(str("  x seq_len ", c.data.seq_len, " = ", c.tokens_per_step(), " tokens a step; ", c.total_steps(),
             " steps = ", human_count(static_cast<double>(c.total_steps() * c.tokens_per_step())), " tokens"));
   for (size_t i = 0; i < loader->sources().size(); ++i)
-    print(str("  source ", loader->sources()[i].set->path().string(), ": ",
+    print(str("  source ", loop::printable(loader->sources()[i].set->path().string()), ": ",
               fixed(static_cast<double>(
                         loader->samples_by_source(c.total_steps() * c.recipe->global_batch_size)[i]) /
                         static_cast<double>(loader->samples_per_epoch(i)),
@@ -81,8 +70,8 @@ void dry_run(const config::LoadedRun& run) {
     print(str("  step ", step, " (", label, "): ", loop::scientific(schedule.at(step), 3)));
 
   print("\ncheckpoints");
-  print(str("  ", mib(3 * one), " each, at most ", c.checkpoint.keep_last + c.checkpoint.keep_best,
-            " beside the milestones"));
+  print(str("  ", mib(3 * memory.parameters), " each, at most ",
+            c.checkpoint.keep_last + c.checkpoint.keep_best, " beside the milestones"));
 
   if (c.data.has_tokenizer()) {
     const auto tokenizer = data::load_tokenizer(c.data.tokenizer);

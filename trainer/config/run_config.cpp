@@ -95,6 +95,9 @@ void EvalConfig::fields(Visitor& v) {
 
 void LogConfig::fields(Visitor& v) {
   v("every_steps", every_steps, "steps between log lines").between(1, kMostSteps);
+  v("norms_every_steps", norms_every_steps,
+    "steps between records of the norms of parameters, gradients and updates, by part of the model; 0: never")
+      .between(0, kMostSteps);
   v("tensorboard", tensorboard, "write TensorBoard event files to RUN/tb");
 }
 

@@ -99,7 +99,7 @@ struct EvalConfig {
 };
 
 struct LogConfig {
-  int64_t every_steps = 10;
+  int64_t every_steps = 10, norms_every_steps = 100;
   bool tensorboard = true;
   void fields(Visitor& v);
 };

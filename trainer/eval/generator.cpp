@@ -46,13 +46,17 @@ void Generator::feed(std::span<const int32_t> tokens) {
     // All but the last are read for what they leave behind; only after the last is a prediction wanted.
     const auto size = static_cast<int64_t>(tokens.size()),
                count = std::clamp<int64_t>(size - 1, 1, kPromptChunk);
-    const Tensor ids =
-        tensor_from(tokens.first(static_cast<size_t>(count)), {1, count}, DType::kI32, device_);
-    if (size > 1) {
-      model_.prefill(cx, ids);
-    } else {
-      logits_ = to_doubles(model_.logits(cx, ids).value());
+    device_.arena().begin_step(size > 1 ? str("read ", count) : "token");  // the states outlive it
+    {
+      const Tensor ids =
+          tensor_from(tokens.first(static_cast<size_t>(count)), {1, count}, DType::kI32, device_);
+      if (size > 1) {
+        model_.prefill(cx, ids);
+      } else {
+        logits_ = to_doubles(model_.logits(cx, ids).value());
+      }
     }
+    device_.arena().end_step();
     tokens = tokens.subspan(static_cast<size_t>(count));
   }
 }

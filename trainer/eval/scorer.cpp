@@ -16,6 +16,13 @@ Var Scorer::hidden(nn::SeqContext& seq, std::span<const int32_t> tokens) {
                        tensor_from(tokens, {1, static_cast<int64_t>(tokens.size())}, DType::kI32, device_));
 }
 
+// Full passes replay their memory plan. The last one of a text has a length of its own: one plan, made anew
+// when it does not fit, serves all of these, so that plans do not pile up.
+void Scorer::begin_pass(const std::string& what, const nn::SeqContext& seq, int64_t n) {
+  const char* which = n < window_ ? " rest" : seq.states().empty() ? " first" : " next";
+  device_.arena().begin_step(what + which);
+}
+
 std::vector<double> Scorer::token_nats(std::span<const int32_t> tokens) {
   const int64_t n = static_cast<int64_t>(tokens.size());
   std::vector<double> all;
@@ -24,10 +31,14 @@ std::vector<double> Scorer::token_nats(std::span<const int32_t> tokens) {
   // Each pass predicts up to `window_` tokens from as many, the first of which the pass before predicted.
   for (int64_t begin = 0; begin + 1 < n; begin += window_) {
     const int64_t count = std::min(window_, n - 1 - begin);
-    const Tensor targets = tensor_from(tokens.subspan(begin + 1, count), {1, count}, DType::kI32, device_);
-    const Var h = hidden(seq, tokens.subspan(begin, count));
-    const auto loss = ops::linear_cross_entropy(h, Var(model_.head().master), targets, {}, {});
-    for (const double nats : to_doubles(loss.row_loss)) all.push_back(nats);
+    begin_pass("score", seq, count);
+    {
+      const Tensor targets = tensor_from(tokens.subspan(begin + 1, count), {1, count}, DType::kI32, device_);
+      const Var h = hidden(seq, tokens.subspan(begin, count));
+      const auto loss = ops::linear_cross_entropy(h, Var(model_.head().master), targets, {}, {});
+      for (const double nats : to_doubles(loss.row_loss)) all.push_back(nats);
+    }
+    device_.arena().end_step();
   }
   return all;
 }
@@ -45,7 +56,9 @@ std::vector<Continuation> Scorer::continuations(std::span<const int32_t> context
   std::span<const int32_t> left = context.first(context.size() - 1);
   while (!left.empty()) {
     const auto part = left.first(std::min(left.size(), static_cast<size_t>(window_)));
+    begin_pass("read", read, static_cast<int64_t>(part.size()));
     hidden(read, part);
+    device_.arena().end_step();
     left = left.subspan(part.size());
   }
   std::vector<Continuation> results;
@@ -54,8 +67,10 @@ std::vector<Continuation> Scorer::continuations(std::span<const int32_t> context
     nn::SeqContext seq = read;  // a pass changes nothing of the tokens before its own
     std::vector<int32_t> x{context.back()};
     x.insert(x.end(), choice.begin(), choice.end() - 1);
+    begin_pass("choice", seq, static_cast<int64_t>(x.size()));
     const std::vector<double> logits =
         to_doubles(ops::linear(hidden(seq, x), Var(model_.head().master)).value());
+    device_.arena().end_step();
     const int64_t V = static_cast<int64_t>(logits.size() / choice.size());
     Continuation result;
     for (size_t t = 0; t < choice.size(); ++t) {

@@ -1,9 +1,10 @@
 // scorer.h: how well a model predicts given tokens: log-likelihoods, for perplexity, bits per byte, loss by
-// position and multiple choice.
+// position and multiple choice. Memory is that of one pass, however long the text.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/tensor/tensor.h"
@@ -49,6 +50,8 @@ class Scorer {
 
  private:
   Var hidden(nn::SeqContext& seq, std::span<const int32_t> tokens);
+  // A step of the arena for a pass over n tokens; end_step() ends it.
+  void begin_pass(const std::string& what, const nn::SeqContext& seq, int64_t n);
   Model& model_;
   Device& device_;
   int64_t window_;

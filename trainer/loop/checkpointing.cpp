@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "kernels/base/io.h"
 #include "trainer/checkpoint/checkpoint.h"
@@ -98,7 +99,7 @@ std::optional<RunFolder::Found> RunFolder::find(const std::string& which) const 
   }
   if (!found) return std::nullopt;
   const checkpoint::Manifest& m = found->manifest();
-  return Found{found->folder(), TrainState::from_json(m.state), m.config};
+  return Found{found->folder(), TrainState::from_json(m.state), m.config, m.saved_at, m.world};
 }
 
 void RunFolder::load(const Found& found, ParamStore& store, AdamW& optim) {

@@ -38,6 +38,8 @@ class RunFolder {
     std::filesystem::path path;
     TrainState state;
     std::string config_yaml;
+    std::string saved_at;  // UTC
+    int ranks = 1;         // that wrote it
   };
   std::optional<Found> find(const std::string& which) const;
   // Reads all tensors of the checkpoint that find() returned, verified.

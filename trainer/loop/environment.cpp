@@ -6,6 +6,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,6 +14,7 @@
 #include <thread>
 
 #include "kernels/base/error.h"
+#include "trainer/config/nearest.h"
 #include "trainer/loop/human.h"
 
 extern char** environ;
@@ -49,6 +51,12 @@ int usable_cores() {
   return static_cast<int>(std::thread::hardware_concurrency());
 }
 
+// A number of bytes in a file of a control group; most where it has none ("max") or the file is not there.
+int64_t limit_in(const std::string& file) {
+  int64_t bytes = 0;
+  return std::ifstream(file) >> bytes ? bytes : INT64_MAX;
+}
+
 // How often the run was started before, from the env.json of its last start; one that is damaged starts the
 // count anew.
 int64_t earlier_starts(const io::fs::path& file) {
@@ -83,6 +91,42 @@ Machine this_machine() {
   return m;
 }
 
+int64_t available_memory_bytes() {
+  int64_t available = this_machine().memory_bytes;
+  std::ifstream memory("/proc/meminfo");
+  for (std::string line; std::getline(memory, line);)
+    if (line.starts_with("MemAvailable:")) available = std::stoll(line.substr(13)) * 1024;
+  // "0::/a/b": the limits of /a/b, /a and / all hold.
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    if (!line.starts_with("0::/")) continue;
+    for (io::fs::path group = line.substr(4);; group = group.parent_path()) {
+      available = std::min(available, limit_in(str("/sys/fs/cgroup/", group.string(), "/memory.max")));
+      if (group.empty()) break;
+    }
+  }
+  return available;
+}
+
+std::vector<std::pair<std::string, std::string>> rookery_variables() {
+  std::vector<std::pair<std::string, std::string>> variables;
+  for (char** entry = environ; *entry; ++entry) {
+    const std::string_view text = *entry;
+    const size_t equals = text.find('=');
+    if (text.starts_with("ROOKERY_") && equals != std::string_view::npos)
+      variables.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+  }
+  std::sort(variables.begin(), variables.end());
+  return variables;
+}
+
+std::string unknown_variable(std::string_view name) {
+  static const std::vector<std::string> known = {"ROOKERY_ISA",    "ROOKERY_FAULT",  "ROOKERY_BIN",
+                                                 "ROOKERY_SHARED", "ROOKERY_GOLDEN", "ROOKERY_TEST_FOLDER"};
+  if (std::find(known.begin(), known.end(), name) != known.end()) return "";
+  return " is not known" + config::did_you_mean(name, known);
+}
+
 int64_t peak_memory_bytes() {
   rusage use{};
   getrusage(RUSAGE_SELF, &use);
@@ -109,12 +153,7 @@ void write_environment(const io::fs::path& run_dir, const std::vector<std::strin
   env["memory_bytes"] = m.memory_bytes;
   env["pid"] = ::getpid();
   env["variables"] = nlohmann::ordered_json::object();
-  for (char** entry = environ; *entry; ++entry) {
-    const std::string_view text = *entry;
-    const size_t equals = text.find('=');
-    if (text.starts_with("ROOKERY_") && equals != std::string_view::npos)
-      env["variables"][std::string(text.substr(0, equals))] = text.substr(equals + 1);
-  }
+  for (const auto& [name, value] : rookery_variables()) env["variables"][name] = value;
   // Bytes that are not UTF-8 (a file name on the command line) become U+FFFD.
   io::write_file_atomic(file, env.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n",
                         "run.environment");

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,8 +24,18 @@ struct Machine {
 };
 Machine this_machine();
 
+// What a process may still take without swapping: MemAvailable of the system, or the limit of this process's
+// control groups where that is less. Bytes.
+int64_t available_memory_bytes();
+
 // Peak resident memory of this process, in bytes.
 int64_t peak_memory_bytes();
+
+// The ROOKERY_* variables that are set, with their values, by name.
+std::vector<std::pair<std::string, std::string>> rookery_variables();
+// What to say of one that neither the program nor its tests read: " is not known (did you mean ...?)"; else
+// "".
+std::string unknown_variable(std::string_view name);
 
 // Writes RUN/env.json: versions of the program and its libraries (name and version each), machine, command
 // line, working folder, ROOKERY_* variables, time of start, and how often the run was restarted, counted on

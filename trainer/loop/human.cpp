@@ -50,6 +50,8 @@ std::string human_duration(double seconds) {
 
 std::string gib(int64_t bytes) { return fixed(static_cast<double>(bytes) / (1024.0 * 1024 * 1024), 1); }
 
+std::string mib(int64_t bytes) { return fixed(static_cast<double>(bytes) / (1 << 20), 1) + " MiB"; }
+
 std::string printable(std::string_view text, Breaks breaks) {
   std::string out;
   const auto escape = [&out](unsigned char byte) {
@@ -90,6 +92,9 @@ std::string utc_time(double unix_seconds) {
 
 double unix_now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+double steady_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 }  // namespace rookery::loop

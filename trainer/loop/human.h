@@ -19,6 +19,8 @@ std::string human_count(double value);
 std::string human_duration(double seconds);
 // GiB with one digit: gib(65712161587) = "61.2".
 std::string gib(int64_t bytes);
+// With its unit: mib(1572864) = "1.5 MiB".
+std::string mib(int64_t bytes);
 
 // The text with control characters as \n, \t or \xNN, so that a file name cannot steer a terminal or forge a
 // log line. UTF-8 passes, except the C1 controls U+0080..U+009F. kKeep, for text of several lines: newline
@@ -30,5 +32,7 @@ std::string printable(std::string_view text, Breaks breaks = Breaks::kEscape);
 std::string utc_time(double unix_seconds);
 // The wall clock, in seconds since 1970.
 double unix_now();
+// Seconds of a clock that is never set: for durations.
+double steady_now();
 
 }  // namespace rookery::loop

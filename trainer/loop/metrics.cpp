@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
 #include "trainer/loop/human.h"
@@ -24,6 +25,7 @@ class Record {
   Record& add(std::string_view key, std::string_view text) {
     return raw(key, nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
+  Record& add(std::string_view key, const Record& record) { return raw(key, record.done()); }
   std::string done() const { return str("{", body_, "}"); }
 
  private:
@@ -38,6 +40,9 @@ class Record {
 double as_float(double value) { return static_cast<double>(static_cast<float>(value)); }
 
 std::string or_na(double value, const std::string& text) { return std::isfinite(value) ? text : "n/a"; }
+
+// How large the change is beside what it changes; not known where there is nothing.
+double update_ratio(const NormMetrics::Part& p) { return p.param > 0 ? p.change / p.param : kUnknown; }
 
 std::string header_record(const std::string& run_id) {
   return Record()
@@ -183,6 +188,21 @@ std::string eval_record(const EvalMetrics& m, double time) {
       .done();
 }
 
+std::string norm_record(const NormMetrics& m, double time) {
+  Record parts;
+  for (const NormMetrics::Part& p : m.parts)
+    parts.add(
+        p.name,
+        Record().add("param_norm", p.param).add("grad_norm", p.grad).add("update_ratio", update_ratio(p)));
+  return Record()
+      .add("event", "norms")
+      .add("step", m.step)
+      .add("tokens", m.tokens)
+      .add("parts", parts)
+      .add("time", time)
+      .done();
+}
+
 void Throughput::step(int64_t tokens, double seconds, double data_wait_s) {
   if (warmup_ > 0) {
     --warmup_;
@@ -287,8 +307,9 @@ void MetricsLog::step(const StepMetrics& m) {
     }
     if (r.data_share > 0.02 && !data_hint_given_) {
       data_hint_given_ = true;
-      warning(str("the steps wait for data ", fixed(100 * r.data_share, 1),
-                  "% of the time: faster storage or more loader threads would help"));
+      warning(str("the steps wait for data ", fixed(100 * r.data_share, 1), "% of the time",
+                  options_.slowest_source ? ", most of it for " + options_.slowest_source() : "",
+                  ": faster storage would help"));
     }
   }
   if (console_.style().terminal) {
@@ -319,6 +340,19 @@ void MetricsLog::evaluation(const EvalMetrics& m) {
   tensorboard_->scalars(m.step, scalars);
   for (Scalar& s : scalars) s.tag += "_by_tokens";
   tensorboard_by_tokens_->scalars(m.tokens / 1'000'000, scalars);
+}
+
+void MetricsLog::norms(const NormMetrics& m) {
+  records_->append(norm_record(m, unix_now()) + "\n");
+  if (!tensorboard_) return;
+  std::vector<Scalar> scalars;
+  for (const NormMetrics::Part& p : m.parts)
+    for (const auto& [kind, value] : {std::pair<const char*, double>{"param", p.param},
+                                      {"grad", p.grad},
+                                      {"update_ratio", update_ratio(p)}})
+      if (std::isfinite(value))
+        scalars.push_back({str("norms/", kind, "/", p.name), static_cast<float>(value)});
+  tensorboard_->scalars(m.step, scalars);
 }
 
 void MetricsLog::checkpoint(int64_t step, double seconds, const std::string& where) {

@@ -4,10 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -47,6 +48,17 @@ struct EvalMetrics {
   double seconds = 0;
 };
 
+// Norms (L2) of the parameters of each part of the model, of their gradients before clipping and of the
+// change of a step, at a slower interval.
+struct NormMetrics {
+  int64_t step = 0, tokens = 0;  // done
+  struct Part {
+    std::string name;
+    double param = 0, grad = 0, change = 0;
+  };
+  std::vector<Part> parts;
+};
+
 // Speed of a run. The first steps (memory plan, cold caches) are left out, and so are checkpoints and
 // evaluation in `tokens_per_second`.
 class Throughput {
@@ -81,6 +93,7 @@ std::string step_line(const StepMetrics& m, const Rates& r);
 // known is null.
 std::string step_record(const StepMetrics& m, const Rates& r, double time);
 std::string eval_record(const EvalMetrics& m, double time);
+std::string norm_record(const NormMetrics& m, double time);
 
 class MetricsLog {
  public:
@@ -94,6 +107,7 @@ class MetricsLog {
     double flops_per_token = 0;  // of the model, forward and backward, nothing recomputed; 0: not known
     double peak_tflops = 0;      // hardware.peak_tflops; 0: not known, and then mfu is n/a
     int rank = 0;
+    std::function<std::string()> slowest_source;  // of the data, for the hint that the steps wait for it
   };
   // Opens the files of RUN; a metrics.jsonl that is there already gets a resume record, after the torn end
   // that a killed process may have left is cut off. Errors: kIo, kCannotCreate from io; kData METRICS-01 if
@@ -105,10 +119,13 @@ class MetricsLog {
   // After every step: redraws the bar; writes the line and the records if the step is to be logged.
   void step(const StepMetrics& m);
   void evaluation(const EvalMetrics& m);
+  void norms(const NormMetrics& m);
   void checkpoint(int64_t step, double seconds, const std::string& where);
   // A line for train.log and the console. One that repeats itself is counted instead.
   void info(std::string_view text) { message('I', text); }
   void warning(std::string_view text) { message('W', text); }
+  // A line for train.log alone: the console had it before the log was open.
+  void already_shown(char level, std::string_view text) { log_text(level, text); }
   // Markdown for TensorBoard: run/config, samples/generated.
   void text(int64_t step, std::string_view name, std::string_view markdown);
   // fsync of metrics.jsonl and the event files: call it before a checkpoint, whose resume relies on the

@@ -5,10 +5,7 @@
 #include <unistd.h>
 
 #include <array>
-#include <chrono>
 #include <system_error>
-
-#include "trainer/loop/human.h"
 
 namespace rookery::loop {
 namespace {
@@ -68,10 +65,6 @@ RunControl::RunControl(io::fs::path run_dir, const SignalGuard& signals, double 
       max_seconds_(max_seconds),
       clock_(std::move(clock)) {
   start_ = clock_();
-}
-
-double RunControl::steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 bool RunControl::Switch::taken() {

@@ -7,6 +7,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/io.h"
+#include "trainer/loop/human.h"
 
 namespace rookery::loop {
 
@@ -36,8 +37,7 @@ class RunControl {
   using Clock = std::function<double()>;  // seconds, never going back
 
   // `max_seconds` counts from here; 0: no limit. The clock is for tests.
-  RunControl(io::fs::path run_dir, const SignalGuard& signals, double max_seconds,
-             Clock clock = steady_seconds);
+  RunControl(io::fs::path run_dir, const SignalGuard& signals, double max_seconds, Clock clock = steady_now);
 
   // What is asked for now. `step_s` and `save_s` are the longest step and save so far: the time limit is met
   // if a further step and a save of up to twice these lengths may not fit. RUN/SAVE and RUN/STOP are removed
@@ -50,7 +50,6 @@ class RunControl {
     bool stuck = false;  // obeyed, but still there
     bool taken();
   };
-  static double steady_seconds();
 
   const SignalGuard& signals_;
   Switch save_, stop_;

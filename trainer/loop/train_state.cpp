@@ -1,6 +1,7 @@
 #include "trainer/loop/train_state.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
 

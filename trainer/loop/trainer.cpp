@@ -1,7 +1,6 @@
 // trainer.cpp: see step() first.
 #include "trainer/loop/trainer.h"
 
-#include <chrono>
 #include <cmath>
 
 #include "data/tokenizer/tokenizer.h"
@@ -9,6 +8,8 @@
 #include "kernels/base/io.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
+#include "trainer/loop/memory_plan.h"
+#include "trainer/plan/count.h"
 
 namespace rookery::loop {
 namespace {
@@ -16,13 +17,13 @@ namespace {
 constexpr int kMaxFailedSaves = 3;         // then the run ends with kIo; the last good checkpoint stays
 constexpr int64_t kMaxSkippedInARow = 10;  // non-finite steps, then kNumerics
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-std::string mib(double bytes) { return fixed(bytes / (1 << 20), 1) + " MiB"; }
-
 double scalar(const Tensor& t) { return to_doubles(t)[0]; }
+
+// The configuration, unless its plan is beyond the memory that is free.
+config::RunConfig affordable(config::RunConfig config) {
+  check_memory(plan_memory(config), config, available_memory_bytes());
+  return config;
+}
 
 }  // namespace
 
@@ -41,15 +42,15 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
     count += on_device.back().y.numel();
   }
   for (const DeviceBatch& batch : on_device) {
-    const double start = now();
+    const double start = steady_now();
     Tape tape;
     nn::SeqContext seq;
     nn::Context cx{&tape, seq};
     const ops::LossOut loss =
         recipe_->loss(*session_.model, batch, cx, count, static_cast<int64_t>(batches.size()));
-    const double forward_done = now();
+    const double forward_done = steady_now();
     tape.backward(loss.loss);
-    report.backward_s += now() - forward_done;
+    report.backward_s += steady_now() - forward_done;
     report.forward_s += forward_done - start;
     const double value = scalar(loss.loss.value());
     report.loss += value;
@@ -58,10 +59,10 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
   if (fault_point("train.loss") == FaultAction::kNan) report.loss = NAN;
   if (!std::isfinite(report.loss)) report.loss_max = report.loss;
   session_.store->finish_reduction();
-  const double start = now();
+  const double start = steady_now();
   report.update = std::isfinite(report.loss) ? optim_.step(report.lr) : AdamW::Report{NAN, 1, false};
   report.applied = report.update.finite;
-  report.optim_s = now() - start;
+  report.optim_s = steady_now() - start;
   arena.end_step();
 
   ++state_.step;
@@ -86,12 +87,12 @@ ExitCode Trainer::run() {
   }
   const int64_t first_step = state_.step;
   while (state_.step < total) {
-    const double start = now(), waited_before = loader_->wait_seconds();
+    const double start = steady_now(), waited_before = loader_->wait_seconds();
     std::vector<data::Batch> batches;
     for (int64_t i = 0; i < accum; ++i) batches.push_back(loader_->next(state_.samples + i * rows, rows));
     const double waited = loader_->wait_seconds() - waited_before;
     const StepReport report = step(batches);
-    const double step_s = now() - start;
+    const double step_s = steady_now() - start;
 
     StepMetrics m;
     m.step = state_.step;
@@ -125,15 +126,19 @@ ExitCode Trainer::run() {
              ". The last checkpoint is good. Lower optim.lr, or look at the samples named in train.log");
     }
 
+    if (const int64_t every = c.log.norms_every_steps;
+        every > 0 && state_.step % every == 0 && report.applied)
+      log_norms(report.lr);
+
     const double best = state_.best_validation;
     if (c.eval.every_steps > 0 && (state_.step % c.eval.every_steps == 0 || state_.step == total)) evaluate();
     // The first step plans its memory and is the longest for that reason: it counts until there is another.
-    longest_step_s_ =
-        state_.step - first_step == 2 ? now() - start : std::max(longest_step_s_, now() - start);
+    longest_step_s_ = state_.step - first_step == 2 ? steady_now() - start
+                                                    : std::max(longest_step_s_, steady_now() - start);
     const RunRequest request = control_.poll(longest_step_s_, longest_save_s_);
     const auto& when = c.checkpoint;
     const bool due = (when.every_steps > 0 && state_.step % when.every_steps == 0) ||
-                     (when.every_minutes > 0 && now() - last_save_at_ > when.every_minutes * 60) ||
+                     (when.every_minutes > 0 && steady_now() - last_save_at_ > when.every_minutes * 60) ||
                      (when.keep_best > 0 && state_.best_validation < best);
     const bool last_chance = request.stop || state_.step == total || state_.goal_reached;
     if (due || request.save || last_chance) save(last_chance);
@@ -152,6 +157,15 @@ ExitCode Trainer::run() {
   return ExitCode::kOk;
 }
 
+void Trainer::log_norms(double lr) {
+  NormMetrics m;
+  m.step = state_.step;
+  m.tokens = state_.tokens;
+  for (const AdamW::Norms& n : optim_.norms(lr, plan::module_of))
+    m.parts.push_back({n.part, n.param, n.grad, n.change});
+  log_->norms(m);
+}
+
 // Mean loss per target over the windows of each validation set, from the first on: the same windows every
 // time.
 void Trainer::evaluate() {
@@ -159,7 +173,7 @@ void Trainer::evaluate() {
   const int64_t T = c.data.seq_len, rows = c.recipe->micro_batch_size;
   double sum = 0, worst_accuracy = 1;
   for (const auto& [name, set] : validation_) {
-    const double start = now();
+    const double start = steady_now();
     const int64_t all = (set->num_tokens() - 1) / T;
     const int64_t windows =
         c.eval.max_tokens > 0 ? std::min(all, std::max<int64_t>(1, c.eval.max_tokens / T)) : all;
@@ -185,7 +199,7 @@ void Trainer::evaluate() {
     if (set->info().text_bytes > 0)
       m.bits_per_byte = m.loss / std::log(2.0) * static_cast<double>(set->num_tokens()) /
                         static_cast<double>(set->info().text_bytes);
-    m.seconds = now() - start;
+    m.seconds = steady_now() - start;
     log_->evaluation(m);
     sum += m.loss;
     worst_accuracy = std::isnan(m.accuracy) ? 0 : std::min(worst_accuracy, m.accuracy);
@@ -199,13 +213,13 @@ void Trainer::evaluate() {
 
 // Throws only where there is no later save to hope for.
 void Trainer::save(bool last_chance) {
-  const double start = now();
+  const double start = steady_now();
   loader_->check_unchanged();
   log_->sync();
   try {
     const auto where = folder_.save(state_, *session_.store, optim_, config::resolved_yaml(session_.config),
                                     session_.config.checkpoint);
-    log_->checkpoint(state_.step, now() - start, where.string());
+    log_->checkpoint(state_.step, steady_now() - start, where.string());
     failed_saves_ = 0;
   } catch (const Error& error) {
     // A full disk now may be free at the next save; what is on disk stays good.
@@ -218,20 +232,17 @@ void Trainer::save(bool last_chance) {
     log_->warning(str("saving failed (", failed_saves_, " of ", kMaxFailedSaves,
                       "), training goes on: ", error.what()));
   }
-  last_save_at_ = now();
+  last_save_at_ = steady_now();
   longest_save_s_ = std::max(longest_save_s_, last_save_at_ - start);
 }
 
 void Trainer::explain_memory() {
   const Arena::Plan* plan = session_.device->arena().plan("train");
   if (plan == nullptr) return;
-  const double elements = static_cast<double>(session_.store->num_elements()) *
-                          static_cast<double>(dtype_size(session_.store->dtype()));
-  const auto slab = static_cast<double>(plan->slab_bytes);
-  log_->info(str("memory: parameters ", mib(elements), " + gradients ", mib(elements), " + moments ",
-                 mib(2 * elements), " + activations ", mib(slab), " (", plan->requests,
-                 " blocks packed; live at once at most ", mib(static_cast<double>(plan->peak_bytes)),
-                 ") = ", mib(4 * elements + slab)));
+  const auto one = session_.store->num_elements() * static_cast<int64_t>(dtype_size(session_.store->dtype()));
+  log_->info(str("memory: ", MemoryPlan{one, one, 2 * one, static_cast<int64_t>(plan->slab_bytes)},
+                 "; activations are ", plan->requests, " blocks packed, at most ",
+                 mib(static_cast<int64_t>(plan->peak_bytes)), " live at once"));
 }
 
 Schedule make_schedule(const config::RunConfig& c) {
@@ -305,16 +316,14 @@ Trainer::Trainer(config::LoadedRun run, TrainOptions options, Console& console)
       console_(console),
       signals_(console_.style().terminal),
       control_(run.config.run_dir, signals_, options_.max_seconds),
-      session_(make_session(std::move(run.config))),
+      session_(make_session(affordable(std::move(run.config)))),
       recipe_(make_recipe(*session_.config.recipe)),
       loader_(make_loader(session_.config, session_.model->vocab_size())),
       validation_(open_validation(session_.config, session_.model->vocab_size())),
       schedule_(make_schedule(session_.config)),
       optim_(*session_.store, make_adamw_config(session_.config),
              [this](const Parameter& p) { return session_.model->optim_group(p); }),
-      folder_(session_.config.run_dir, [this](const std::string& text) {
-        log_ ? log_->warning(text) : console_.warning("warning: " + text);
-      }) {
+      folder_(session_.config.run_dir, [this](const std::string& text) { tell('W', text); }) {
   folder_.check_space(*session_.store);
   const auto found = options_.fresh ? std::nullopt : folder_.find(options_.resume_from);
   if (found) {
@@ -365,11 +374,18 @@ void Trainer::resume(const RunFolder::Found& found) {
   folder_.load(found, *session_.store, optim_);
   state_ = found.state;
   if (!options_.resume_from.empty()) make_way(state_.step);
-  console_.line(str("resuming ", folder_.path().string(), " at step ", state_.step, " (tokens ",
-                    human_count(static_cast<double>(state_.tokens)), ") from ", found.path.string()));
+  tell('I', str("resuming ", folder_.path().string(), " at step ", state_.step, " (tokens ",
+                human_count(static_cast<double>(state_.tokens)), ") from ", found.path.string(), " saved ",
+                found.saved_at, " by ", found.ranks, found.ranks == 1 ? " rank" : " ranks"));
   for (const auto* list : {&changes.stop, &changes.note})
     for (const auto& d : *list)
-      console_.line(str("changed since it was saved: ", d.path, " was ", d.left, ", is ", d.right));
+      tell('I', str("changed since it was saved: ", d.path, " was ", d.left, ", is ", d.right));
+}
+
+void Trainer::tell(char level, const std::string& text) {
+  if (log_) return level == 'W' ? log_->warning(text) : log_->info(text);
+  early_.emplace_back(level, text);
+  level == 'W' ? console_.warning("warning: " + printable(text)) : console_.line(printable(text));
 }
 
 void Trainer::start_log() {
@@ -386,10 +402,19 @@ void Trainer::start_log() {
   log.tensorboard = c.log.tensorboard;
   log.flops_per_token = train_flops_per_token(*session_.model, c.data.seq_len);
   log.peak_tflops = c.hardware.peak_tflops.value_or(0);
+  log.slowest_source = [this] { return loader_->slowest_source(); };
   log_ = std::make_unique<MetricsLog>(log, console_);
+  for (const auto& [level, text] : early_) log_->already_shown(level, text);
   machine_memory_ = this_machine().memory_bytes;
-  last_save_at_ = now();
+  last_save_at_ = steady_now();
 
+  for (const auto& [name, value] : rookery_variables()) {
+    if (const std::string unknown = unknown_variable(name); !unknown.empty()) {
+      log_->warning(str("the environment variable ", name, unknown));
+    } else if (!value.empty()) {
+      log_->info(str("environment: ", name, "=", value));
+    }
+  }
   int64_t embedding = 0;
   if (const Parameter* emb = session_.model->parameters.find("emb.weight")) embedding = emb->global.numel();
   log_->info(str(c.name, ": ", c.model.name(), ", ",

@@ -47,6 +47,7 @@ class Trainer {
     bool applied;
   };
   StepReport step(const std::vector<data::Batch>& batches);
+  void log_norms(double lr);
   void evaluate();
   void save(bool last_chance);
   // The state to begin with: of a checkpoint, or new weights.
@@ -55,6 +56,8 @@ class Trainer {
   void make_way(std::optional<int64_t> resumed_step);
   void explain_memory();
   void start_log();
+  // A line for the console and train.log ('W': a warning); what is said before that is open is kept for it.
+  void tell(char level, const std::string& text);
 
   TrainOptions options_;
   Console& console_;
@@ -67,6 +70,7 @@ class Trainer {
   Schedule schedule_;
   AdamW optim_;
   std::unique_ptr<MetricsLog> log_;
+  std::vector<std::pair<char, std::string>> early_;  // told before log_ was open
   RunFolder folder_;  // holds the lock of the run; after what finds mistakes, which so leave no folder
   TrainState state_;
   double longest_step_s_ = 0, longest_save_s_ = 0, last_save_at_ = 0;

@@ -151,6 +151,9 @@ void Rwkv6Config::fields(config::Visitor& v) {
 
 void Rwkv6Config::check(std::vector<config::Finding>& findings) const {
   check_heads(hidden_size, head_size, num_heads, findings);
+  if (ffn_mix_power == 2)
+    findings.push_back({"model.ffn_mix_power",
+                        "ffn_mix_power 2 is neither 3, as the current trainer, nor 1, as the papers"});
   if (resolved().ffn_size == 0)
     findings.push_back({"model.ffn_size", str("3.5 x hidden_size ", hidden_size,
                                               " is less than 32; set ffn_size, or a larger hidden_size")});

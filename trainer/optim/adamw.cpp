@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/ops/adamw/adamw.h"
-
 namespace rookery {
 namespace {
 constexpr auto kUpdate = RK_KERNEL(adamw_update);
 constexpr auto kSquares = RK_KERNEL(sum_of_squares);
+constexpr auto kUpdateSquares = RK_KERNEL(adamw_squares);
 }  // namespace
 
 AdamW::AdamW(ParamStore& store, const AdamwConfig& config,
@@ -34,25 +33,52 @@ AdamW::Report AdamW::step(double lr) {
   if (config_.grad_clip > 0) report.clip_coef = std::min(1.0, config_.grad_clip / (report.grad_norm + 1e-6));
 
   for (size_t i = 0; i < store_.parameters().size(); ++i) {
-    const Parameter& p = *store_.parameters()[i];
-    if (!p.trainable) continue;
-    for (OptimSegment& segment : segments_[i]) {
-      ++segment.steps;
-      // Along axis a the segment is one run of elements for each index of the axes before it.
-      int64_t outer = 1, inner = 1;
-      for (int d = 0; d < segment.axis; ++d) outer *= p.global[d];
-      for (int d = segment.axis + 1; d < p.global.size(); ++d) inner *= p.global[d];
-      const int64_t stride = p.global[segment.axis] * inner;
-      for (int64_t o = 0; o < outer; ++o) {
-        const int64_t base = store_.range(i).begin + o * stride;
-        kUpdate(device, {store_.masters(), store_.grads(), m_, v_, base + segment.begin * inner,
-                         base + segment.end * inner, lr * groups_[i].lr_scale, config_.beta1, config_.beta2,
-                         config_.eps, groups_[i].decay ? config_.weight_decay : 0.0, report.clip_coef,
-                         segment.steps});
-      }
-    }
+    if (!store_.parameters()[i]->trainable) continue;
+    for (OptimSegment& segment : segments_[i]) ++segment.steps;
+    for_each_range(i, lr, report.clip_coef, [&](const AdamwArgs& update) { kUpdate(device, update); });
   }
   return report;
+}
+
+void AdamW::for_each_range(size_t parameter, double lr, double clip,
+                           const std::function<void(const AdamwArgs&)>& visit) const {
+  const Parameter& p = *store_.parameters()[parameter];
+  for (const OptimSegment& segment : segments_[parameter]) {
+    // Along axis a the segment is one run of elements for each index of the axes before it.
+    int64_t outer = 1, inner = 1;
+    for (int d = 0; d < segment.axis; ++d) outer *= p.global[d];
+    for (int d = segment.axis + 1; d < p.global.size(); ++d) inner *= p.global[d];
+    const int64_t stride = p.global[segment.axis] * inner;
+    for (int64_t o = 0; o < outer; ++o) {
+      const int64_t base = store_.range(parameter).begin + o * stride;
+      visit({store_.masters(), store_.grads(), m_, v_, base + segment.begin * inner,
+             base + segment.end * inner, lr * groups_[parameter].lr_scale, config_.beta1, config_.beta2,
+             config_.eps, groups_[parameter].decay ? config_.weight_decay : 0.0, clip,
+             std::max<int64_t>(segment.steps, 1)});  // 0 of a frozen parameter: its moments are 0
+    }
+  }
+}
+
+std::vector<AdamW::Norms> AdamW::norms(double lr,
+                                       const std::function<std::string(const Parameter&)>& part_of) {
+  std::vector<Norms> parts;
+  for (size_t i = 0; i < store_.parameters().size(); ++i) {
+    const Parameter& p = *store_.parameters()[i];
+    const std::string part = part_of(p);
+    auto it = std::find_if(parts.begin(), parts.end(), [&](const Norms& n) { return n.part == part; });
+    if (it == parts.end()) it = parts.insert(parts.end(), {part});
+    for_each_range(i, p.trainable ? lr : 0, 1, [&](const AdamwArgs& update) {
+      AdamwSquaresArgs::Result squares{};
+      kUpdateSquares(store_.device(),
+                     {update, &squares,
+                      empty({3 * squares_blocks(update.end - update.begin)}, DType::kF64, store_.device())});
+      it->param += squares.param;
+      it->grad += squares.grad;
+      it->change += squares.change;
+    });
+  }
+  for (Norms& n : parts) n = {n.part, std::sqrt(n.param), std::sqrt(n.grad), std::sqrt(n.change)};
+  return parts;
 }
 
 }  // namespace rookery

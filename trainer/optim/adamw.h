@@ -3,9 +3,11 @@
 #pragma once
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "kernels/autograd/autograd.h"
+#include "kernels/ops/adamw/adamw.h"
 #include "parallel/shard/param_store.h"
 #include "trainer/models/model.h"
 
@@ -36,11 +38,22 @@ class AdamW {
   };
   Report step(double lr);
 
+  // Of the parameters, their gradients before clipping, and the change that step(lr) has just made: L2 norms
+  // over each part of the model. Before the next backward pass.
+  struct Norms {
+    std::string part;
+    double param = 0, grad = 0, change = 0;
+  };
+  std::vector<Norms> norms(double lr, const std::function<std::string(const Parameter&)>& part_of);
+
   const Tensor& m() const { return m_; }
   const Tensor& v() const { return v_; }
   std::vector<OptimSegment>& segments(size_t parameter) { return segments_[parameter]; }
 
  private:
+  // Calls visit(update) for each segment of a parameter, in flat ranges.
+  void for_each_range(size_t parameter, double lr, double clip,
+                      const std::function<void(const AdamwArgs&)>& visit) const;
   ParamStore& store_;
   AdamwConfig config_;
   std::vector<OptimGroup> groups_;

@@ -10,6 +10,10 @@
 
 namespace rookery::plan {
 
+// The part of the model that a parameter belongs to: the path in front of its own name, or that around the
+// number of its block: "emb", "head", "blocks.att" of "blocks.3.att.key.weight".
+std::string module_of(const Parameter& p);
+
 // As published tables count: every tensor but those that no output depends on (Model::is_unused).
 int64_t num_parameters(Model& model);
 

@@ -37,7 +37,7 @@ class Recipe {
   // Every position predicts the token behind it, unless a recipe asks for something else.
   virtual DeviceBatch prepare(const data::Batch& batch, Device& device) const;
   // count: targets of the whole global batch, by which the loss is divided; accum_steps: micro-batches of a
-  // step.
+  // step. Without a tape in cx: for validation, under the same conditions.
   virtual ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
                             int64_t accum_steps) = 0;
   // What the model, without gradients, makes of a batch, judged as it is trained.

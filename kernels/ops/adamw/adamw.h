@@ -24,10 +24,20 @@ struct SquaresArgs {
   double* result;
   Tensor scratch;  // f64, one per block: squares_blocks(numel)
 };
+// What an update did to its range: sums of squares of the parameters after it, of the gradients before
+// clipping and of the change, which the new moments tell. Blocks and order as in sum_of_squares.
+struct AdamwSquaresArgs {
+  AdamwArgs update;
+  struct Result {
+    double param, grad, change;
+  } * result;
+  Tensor scratch;  // f64, three per block: 3 squares_blocks(end - begin)
+};
 constexpr int64_t kSquaresBlock = 1 << 14;
 constexpr int64_t squares_blocks(int64_t numel) { return (numel + kSquaresBlock - 1) / kSquaresBlock; }
 
 RK_BACKENDS(void adamw_update(const AdamwArgs&))
 RK_BACKENDS(void sum_of_squares(const SquaresArgs&))
+RK_BACKENDS(void adamw_squares(const AdamwSquaresArgs&))
 
 }  // namespace rookery

@@ -56,6 +56,55 @@ void squares(const SquaresArgs& a) {
   for (int64_t block = 0; block < blocks; ++block) *a.result += sums[block];
 }
 
+// Elements [begin, end) of the range. Not inlined: one compiled form, whatever the number of threads, so the
+// sums keep their bits.
+template <class T>
+__attribute__((noinline)) AdamwSquaresArgs::Result block_squares(const AdamwArgs& a, int64_t begin,
+                                                                 int64_t end) {
+  const T correct1 = static_cast<T>(1.0 / (1.0 - power(a.beta1, a.step)));
+  const T correct2 = static_cast<T>(1.0 / (1.0 - power(a.beta2, a.step)));
+  const T eps = static_cast<T>(a.eps), lr = static_cast<T>(a.lr), decay = static_cast<T>(a.weight_decay);
+  const T kept = static_cast<T>(1.0 / (1.0 - a.lr * a.weight_decay));
+  const T* __restrict p = a.param.data<T>() + a.begin;
+  const T* __restrict g = a.grad.data<T>() + a.begin;
+  const T* __restrict m = a.m.data<T>() + a.begin;
+  const T* __restrict v = a.v.data<T>() + a.begin;
+  double param = 0, grad = 0, change = 0;
+#pragma omp simd reduction(+ : param, grad, change)
+  for (int64_t i = begin; i < end; ++i) {
+    // p = old - lr (direction + decay old), solved for old.
+    const T direction = m[i] * correct1 / (sqrt_of(v[i] * correct2) + eps);
+    const T old = (p[i] + lr * direction) * kept;
+    const T step = lr * (direction + decay * old);
+    param += static_cast<double>(p[i]) * static_cast<double>(p[i]);
+    grad += static_cast<double>(g[i]) * static_cast<double>(g[i]);
+    change += static_cast<double>(step) * static_cast<double>(step);
+  }
+  return {param, grad, change};
+}
+
+template <class T>
+void update_squares(const AdamwSquaresArgs& a) {
+  const int64_t n = a.update.end - a.update.begin, blocks = squares_blocks(n);
+  double* sums = a.scratch.data<double>();
+  parallel_for(a.update.param.device().pool(), blocks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t begin = block * kSquaresBlock,
+                    end = begin + kSquaresBlock < n ? begin + kSquaresBlock : n;
+      const auto squares = block_squares<T>(a.update, begin, end);
+      sums[3 * block] = squares.param;
+      sums[3 * block + 1] = squares.grad;
+      sums[3 * block + 2] = squares.change;
+    }
+  });
+  *a.result = {};
+  for (int64_t block = 0; block < blocks; ++block) {
+    a.result->param += sums[3 * block];
+    a.result->grad += sums[3 * block + 1];
+    a.result->change += sums[3 * block + 2];
+  }
+}
+
 }  // namespace
 
 void adamw_update(const AdamwArgs& a) {
@@ -63,6 +112,9 @@ void adamw_update(const AdamwArgs& a) {
 }
 void sum_of_squares(const SquaresArgs& a) {
   dispatch_float(a.values.dtype(), [&]<class T>() { squares<T>(a); });
+}
+void adamw_squares(const AdamwSquaresArgs& a) {
+  dispatch_float(a.update.param.dtype(), [&]<class T>() { update_squares<T>(a); });
 }
 
 }  // namespace rookery::RK_BACKEND

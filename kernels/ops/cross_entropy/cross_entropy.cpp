@@ -2,6 +2,7 @@
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/ops/matmul/gemm.h"
 
@@ -10,12 +11,11 @@ namespace {
 
 constexpr auto kRows = RK_KERNEL(cross_entropy_rows);
 
-// A block of logits stays near the last-level cache, yet is tall enough for full-speed products.
-int64_t block_rows(int64_t M, int64_t V) {
+}  // namespace
+
+int64_t loss_block_rows(int64_t M, int64_t V) {
   return std::min<int64_t>(M, std::max<int64_t>(128, (int64_t{8} << 20) / V / 64 * 64));
 }
-
-}  // namespace
 
 LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targets, const Tensor& mask,
                              const LossOptions& options) {
@@ -28,15 +28,18 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
     RK_CHECK(mask.numel() == M && mask.dtype() == x.value().dtype(), "[cross_entropy] mask ", mask.shape());
   Device& device = x.value().device();
   const DType dtype = x.value().dtype();
-  const bool want_grad = x.tracked() || weight.tracked();
+  RK_CHECK(options.count >= 0, "[cross_entropy] count ", options.count);
+  const double count = options.count > 0 ? options.count : INFINITY;  // no targets: all is 0
+  const bool want_dx = x.tracked(), want_dw = weight.tracked(), want_grad = want_dx || want_dw;
   const Tensor rows = x.value().reshape({M, C});
   const Tensor flat_targets = targets.reshape({M});
   const Tensor flat_mask = mask.defined() ? mask.reshape({M}) : Tensor();
 
   Tensor row_loss = empty({M}, dtype, device);
-  Tensor dx = want_grad ? empty({M, C}, dtype, device) : Tensor();
-  Tensor dw = want_grad ? empty({V, C}, dtype, device) : Tensor();
-  const int64_t block = block_rows(M, V);
+  Tensor dx = want_dx ? empty({M, C}, dtype, device) : Tensor();
+  Tensor dw = want_dw ? empty({V, C}, dtype, device) : Tensor();
+  if (want_dw && M == 0) fill_zero(dw);
+  const int64_t block = loss_block_rows(M, V);
   Tensor logits = empty({block, V}, dtype, device);
   for (int64_t begin = 0; begin < M; begin += block) {
     const int64_t m = std::min(block, M - begin);
@@ -45,13 +48,13 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
     dispatch_float(dtype, [&]<class T>() {
       const Operand<T> w{weight.value().data<T>(), channels, false}, h{at(rows).data<T>(), channels, false};
       parallel_gemm(device, m, vocab, channels, h, {w.data, w.ld, true}, T(0), part.data<T>(), vocab);
-      kRows(device, {part, at(flat_targets), at(flat_mask), at(row_loss), 1.0 / options.count,
-                     options.l2wrap / options.count, want_grad});
-      if (!want_grad) return;
+      kRows(device, {part, at(flat_targets), at(flat_mask), at(row_loss), 1.0 / count, options.l2wrap / count,
+                     want_grad});
       const Operand<T> d{part.data<T>(), vocab, false};
-      parallel_gemm(device, m, channels, vocab, d, w, T(0), at(dx).data<T>(), channels);
-      parallel_gemm(device, vocab, channels, m, {d.data, d.ld, true}, h, begin == 0 ? T(0) : T(1),
-                    dw.data<T>(), channels);
+      if (want_dx) parallel_gemm(device, m, channels, vocab, d, w, T(0), at(dx).data<T>(), channels);
+      if (want_dw)
+        parallel_gemm(device, vocab, channels, m, {d.data, d.ld, true}, h, begin == 0 ? T(0) : T(1),
+                      dw.data<T>(), channels);
     });
   }
 
@@ -61,7 +64,7 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
       double sum = 0;
       for (int64_t i = 0; i < M; ++i)
         sum += row_loss.data<T>()[i] * (flat_mask.defined() ? double{flat_mask.data<T>()[i]} : 1.0);
-      loss.data<T>()[0] = static_cast<T>(sum / options.count);
+      loss.data<T>()[0] = static_cast<T>(sum / count);
     });
   Var out =
       record("cross_entropy", {x, weight}, loss, [dx, dw, shape = x.shape()](const Tensor& dy, Grads& g) {

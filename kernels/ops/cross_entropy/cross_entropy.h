@@ -10,7 +10,7 @@ namespace rookery::ops {
 
 struct LossOptions {
   // The loss is sum(mask * cross entropy) / count. count: targets of the whole (global) batch, so that sums
-  // over ranks and micro-batches need no further division.
+  // over ranks and micro-batches need no further division. 0, a batch without targets: loss and gradient 0.
   double count = 1;
   // Pulls each row's largest logit towards 0: adds l2wrap / count * max to the gradient at the first argmax
   // (rwkv-common 5; 1e-4). The loss that is returned holds the cross entropy alone.
@@ -22,9 +22,12 @@ struct LossOut {
 };
 
 // x: [.., C] with M rows; weight: [V, C]; targets: i32 with M elements in [0, V); mask: M numbers >= 0, or
-// undefined (all 1).
+// undefined (all 1). M may be 0. Where x or weight is not tracked its gradient is not computed.
 LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targets, const Tensor& mask,
                              const LossOptions& options);
+
+// Rows of a block: its logits stay near the last-level cache, yet it is tall enough for full-speed products.
+int64_t loss_block_rows(int64_t M, int64_t V);
 
 }  // namespace rookery::ops
 

@@ -1,0 +1,25 @@
+// memory_plan.h: what a training step will hold in memory, known before anything is allocated: the step runs
+// on the meta device. Next: trainer.cpp, which does not begin what does not fit.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "trainer/config/run_config.h"
+
+namespace rookery::loop {
+
+struct MemoryPlan {
+  int64_t parameters = 0, gradients = 0, moments = 0, activations = 0;  // bytes
+  int64_t total() const { return parameters + gradients + moments + activations; }
+};
+MemoryPlan plan_memory(const config::RunConfig& config);
+
+// "parameters 1.4 MiB + gradients 1.4 MiB + moments 2.8 MiB + activations 12.0 MiB = 17.6 MiB"
+std::string to_string(const MemoryPlan& plan);
+
+// Throws kUnavailable MEM-02, with the parts and what would make them smaller, when the plan is larger than
+// `available` bytes.
+void check_memory(const MemoryPlan& plan, const config::RunConfig& config, int64_t available);
+
+}  // namespace rookery::loop
