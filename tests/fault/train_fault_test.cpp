@@ -25,7 +25,7 @@ class TrainFault : public testing::Test {
     ASSERT_EQ(clean.code, 0) << clean.err;
     reference_ = runs_->trace("reference");
     ASSERT_EQ(reference_.step, 12);
-    ASSERT_EQ(reference_.records.size(), 15u);  // 12 steps, 3 evaluations
+    ASSERT_EQ(reference_.records.size(), 18u);  // 12 steps, 3 evaluations, 3 looks at the norms
     std::istringstream lines(clean.err);
     const std::string mark = "fault point ";
     for (std::string line; std::getline(lines, line);)
