@@ -223,9 +223,10 @@ TEST_F(TrainCommand, AChangedRunIsRefusedWithATableAndHyperParametersAreListed) 
   copy_at("tuned", 6);
   const auto tuned = runs_->train("tuned", {"optim.lr=2e-3"});
   EXPECT_EQ(tuned.code, 0) << tuned.err;
-  for (const std::string& line : {"resuming " + path("tuned") + " at step 6 (tokens 384) from " +
-                                     runs_->checkpoint("tuned", 6).string() + " saved 20",
-                                 std::string("Z by 1 rank\n"), std::string("optim.lr was 0.003, is 0.002")}) {
+  for (const std::string& line :
+       {"resuming " + path("tuned") + " at step 6 (tokens 384) from " +
+            runs_->checkpoint("tuned", 6).string() + " saved 20",
+        std::string("Z by 1 rank\n"), std::string("optim.lr was 0.003, is 0.002")}) {
     EXPECT_TRUE(says(tuned, line)) << line << tuned.err;
     EXPECT_TRUE(logs("tuned", line)) << line;
   }
