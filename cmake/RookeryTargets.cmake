@@ -60,6 +60,8 @@ function(rookery_test name)
   endif()
   add_executable(${name} ${A_SOURCES} $<TARGET_OBJECTS:rookery_test_suites>)
   rookery_compile_options(${name})
+  # What is tested is optimised in its library; the test's own code compiles in two thirds of the time so.
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
   target_link_libraries(${name} PRIVATE ${A_DEPS} GTest::gtest GTest::gtest_main)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   gtest_discover_tests(${name} TEST_PREFIX "${name}/" DISCOVERY_MODE PRE_TEST WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}

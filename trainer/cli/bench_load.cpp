@@ -1,7 +1,6 @@
 // bench_load.cpp: `rookery bench load`: reading a large .pth tensor by tensor, beside plain reads of the same
 // bytes, and the memory that it takes.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -23,10 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kBlockBytes = 4u << 20;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // Peak resident memory since the last reset, in bytes.
 void reset_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
@@ -57,10 +52,10 @@ void write_sample(const fs::path& path) {
 double plain_read_seconds(const fs::path& path) {
   const io::InputFile file(path);
   std::vector<std::byte> buffer(kBlockBytes);
-  const double begin = now();
+  const double begin = loop::steady_now();
   for (uint64_t at = 0; at < file.size(); at += kBlockBytes)
     file.read_at(at, std::span(buffer).first(std::min(kBlockBytes, file.size() - at)));
-  return now() - begin;
+  return loop::steady_now() - begin;
 }
 
 struct Loaded {
@@ -74,7 +69,7 @@ Loaded load(const fs::path& path) {
   Loaded l;
   reset_peak();
   const uint64_t before = peak_bytes();
-  const double begin = now();
+  const double begin = loop::steady_now();
   const auto file = foreign::open_tensor_file(path);
   uint64_t most = 0;
   for (const foreign::TensorInfo& t : file->tensors()) {
@@ -87,7 +82,7 @@ Loaded load(const fs::path& path) {
     const uint64_t bytes = *foreign::numel_of(file->tensors()[i].shape) * sizeof(float);
     foreign::read_values(*file, i, foreign::Type::kF32, {values.get(), bytes});
   }
-  l.seconds = now() - begin;
+  l.seconds = loop::steady_now() - begin;
   l.peak = peak_bytes() - before;
   l.tensors = file->tensors().size();
   return l;

@@ -1,21 +1,17 @@
 // bench_prompt.cpp: `rookery bench prompt`: how the time of reading a prompt, and of the token after it,
 // grows with its length.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/rng.h"
 #include "trainer/cli/commands.h"
 #include "trainer/eval/generator.h"
+#include "trainer/loop/human.h"
 #include "trainer/loop/session.h"
 
 namespace rookery::cli {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 int run(const Arguments& a) {
   config::LoadedRun loaded = config::load_run({a.positional()[0]}, a.overrides());
@@ -41,11 +37,11 @@ int run(const Arguments& a) {
     size_t bytes = 0;
     for (int64_t i = 0; i < repeat; ++i) {  // the fastest: what else runs on the machine only adds
       eval::Generator generator(*session.model, *session.device);
-      const double start = now();
+      const double start = loop::steady_now();
       generator.feed(prompt.first(static_cast<size_t>(tokens)));
-      const double middle = now();
+      const double middle = loop::steady_now();
       generator.feed(prompt.subspan(static_cast<size_t>(tokens), 1));
-      const double end = now();
+      const double end = loop::steady_now();
       read = i == 0 ? middle - start : std::min(read, middle - start);
       next = i == 0 ? end - middle : std::min(next, end - middle);
       bytes = generator.state_bytes();
