@@ -11,6 +11,7 @@
 #include "trainer/loop/metrics.h"
 #include "trainer/loop/plot.h"
 #include "trainer/models/registry.h"
+#include "trainer/plan/count.h"
 
 namespace rookery::cli {
 namespace {
@@ -32,12 +33,19 @@ struct Group {
 };
 
 Curve read_curve(const fs::path& run) {
-  std::map<double, std::vector<std::pair<double, double>>> by_tokens;  // loss and accuracy of each set
+  std::map<int64_t, std::vector<std::pair<double, double>>> by_tokens;  // loss and accuracy of each set
   for (const nlohmann::json& record : loop::read_metrics(run / "metrics.jsonl")) {
-    if (record["event"] != "eval") continue;
-    const nlohmann::json accuracy = record.value("accuracy", nlohmann::json());
-    by_tokens[record["tokens"].get<double>()].emplace_back(
-        record["loss"].get<double>(), accuracy.is_number() ? accuracy.get<double>() : loop::kUnknown);
+    if (record.at("event") != "eval") continue;
+    const nlohmann::json tokens = record.value("tokens", nlohmann::json());
+    if (!tokens.is_number_integer())
+      fail(ExitCode::kData, "COMPARE-05", printable((run / "metrics.jsonl").string()),
+           ": the evaluation of step ", record.at("step").dump(), " has tokens ", tokens.dump(),
+           ", expected a number; the file is not as the run wrote it");
+    const auto number = [&](const char* key) {  // null: not known, or not finite
+      const nlohmann::json value = record.value(key, nlohmann::json());
+      return value.is_number() ? value.get<double>() : loop::kUnknown;
+    };
+    by_tokens[tokens.get<int64_t>()].emplace_back(number("loss"), number("accuracy"));
   }
   if (by_tokens.empty())
     fail(ExitCode::kData, "COMPARE-01", printable(run.string()),
@@ -49,7 +57,7 @@ Curve read_curve(const fs::path& run) {
       loss += l;
       accuracy += a;
     }
-    curve.tokens.push_back(tokens);
+    curve.tokens.push_back(static_cast<double>(tokens));
     curve.loss.push_back(loss / static_cast<double>(sets.size()));
     curve.accuracy.push_back(accuracy / static_cast<double>(sets.size()));
   }
@@ -71,8 +79,7 @@ std::vector<Group> read_groups(const std::vector<std::string>& arguments) {
     const fs::path file = run / "config.resolved.yaml";
     const auto config = config::parse_run(io::read_file(file, kMostConfigBytes), printable(file.string()));
     const auto model = make_model(*config.model);
-    int64_t parameters = 0;
-    for (const Parameter* p : model->parameters.all()) parameters += p->global.numel();
+    const int64_t parameters = plan::num_parameters(*model);
     const int64_t embedding = model->embedding().global.numel();
     if (!group->runs.empty() && parameters != group->parameters)
       fail(ExitCode::kData, "COMPARE-03", printable(run.string()), ": has ", parameters,
@@ -96,7 +103,7 @@ Spread spread(const std::vector<double>& values) {
 }
 
 std::string cell(const Spread& s, int digits) {
-  if (!std::isfinite(s.mean)) return "";
+  if (!std::isfinite(s.mean)) return "n/a";
   return s.deviation > 0 ? str(fixed(s.mean, digits), " ± ", fixed(s.deviation, digits))
                          : fixed(s.mean, digits);
 }
@@ -158,7 +165,7 @@ int run(const Arguments& a) {
   const std::vector<Group> groups = read_groups(a.positional());
   const std::string rows = table(groups);
   write_new(a, "out", rows);
-  write_new(a, "svg", loop::svg_chart(chart_of(groups, a.text("title"))));
+  write_new(a, "svg", loop::svg_chart(chart_of(groups, a.maybe("title").value_or("Validation loss"))));
   std::fputs(rows.c_str(), stdout);
   return 0;
 }
@@ -176,9 +183,9 @@ Command compare_command() {
   c.positional = "NAME=RUN...";
   c.least_positional = 1;
   c.most_positional = Command::kAny;
-  c.options = {{"out", "FILE.md", "write the table", ""},
-               {"svg", "FILE.svg", "draw the validation loss over tokens", ""},
-               {"title", "TEXT", "of the picture", ""},
+  c.options = {{"out", "FILE.md", "write the table"},
+               {"svg", "FILE.svg", "draw the validation loss over tokens"},
+               {"title", "TEXT", "of the picture"},
                {"force", "", "replace existing files"}};
   c.examples = {{"rookery compare finch=runs/f1 finch=runs/f2 llama=runs/l1 --svg loss.svg"}};
   c.exit_codes = {ExitCode::kData, ExitCode::kNoInput, ExitCode::kCannotCreate};
