@@ -37,7 +37,7 @@ static inline __attribute__((always_inline)) typename Simd<T>::Vec lane_sums(con
 template <class T>
 static inline __attribute__((always_inline)) void fill(T* to, int64_t n, T value) {
   constexpr int W = Simd<T>::kLanes;
-  for (int64_t i = 0; i < n; i += W) store(to + i, value - typename Simd<T>::Vec{});
+  for (int64_t i = 0; i < n; i += W) store(to + i, splat(value));
 }
 
 template <class T>

@@ -35,4 +35,10 @@ static inline __attribute__((always_inline)) void store(T* p, typename Simd<T>::
   *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
 }
 
+// x in every lane.
+template <class T>
+static inline __attribute__((always_inline)) typename Simd<T>::Vec splat(T x) {
+  return x - typename Simd<T>::Vec{};
+}
+
 }  // namespace rookery::RK_BACKEND

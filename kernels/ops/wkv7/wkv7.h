@@ -33,7 +33,9 @@ Wkv7Out wkv7(const Var& r, const Var& w, const Var& k, const Var& v, const Var& 
 // A head's value columns may be cut in strips, so that there is work for every thread. Rows are padded to a
 // multiple of kWkv7Pad elements; a strip is a multiple of that many columns.
 inline constexpr int64_t kWkv7Pad = 32;
-inline constexpr int64_t kWkv7Block = 16;  // tokens between two states that the backward pass keeps
+// Tokens between two states that the backward pass keeps, and of a head before the next head of its group has
+// its turn in the forward pass.
+inline constexpr int64_t kWkv7Block = 16;
 // Tokens between two states that the forward pass saves for it: N / 256 times the memory of r.
 inline constexpr int64_t kWkv7Segment = 256;
 inline int64_t wkv7_padded(int64_t N) { return (N + kWkv7Pad - 1) / kWkv7Pad * kWkv7Pad; }
@@ -43,7 +45,7 @@ inline int64_t wkv7_group(int64_t N) { return wkv7_padded(N) < 512 ? 512 / wkv7_
 // of a segment, one per token of a block, the rows of a block, and the decays of a segment.
 inline int64_t wkv7_forward_scratch(int64_t N) {
   const int64_t P = wkv7_padded(N);
-  return (wkv7_group(N) * (P + 1) + 9) * P;
+  return (wkv7_group(N) * (P + 1) + kWkv7Block + 7) * P;
 }
 inline int64_t wkv7_backward_scratch(int64_t T, int64_t N) {
   const int64_t P = wkv7_padded(N), tokens = T < kWkv7Segment ? T : kWkv7Segment;

@@ -24,8 +24,6 @@ namespace {
 
 constexpr int kMostVectors = kVectorBytes == 64 ? 4 : 2;  // of a tile: AVX-512 has twice the registers
 constexpr int kRows = 4;                                  // of S that stay in registers over a block
-constexpr int kPrefetch = 2;                              // tokens ahead, of the same head
-constexpr int64_t kForwardBlock = 64;  // tokens of a head before the next head of its group has its turn
 
 // The tensors of a call as pointers; null where undefined.
 template <class T>
@@ -80,11 +78,9 @@ RK_INLINE void for_tiles(int64_t n, F&& tile) {
   for (; at < n; at += 2 * W) tile.template operator()<2>(at);
 }
 
-// A row of `count` elements, or a copy in `stage` with zeros up to `padded`. Rows are too short for the
-// processor to foresee which comes `ahead` elements later.
+// A row of `count` elements, or a copy in `stage` with zeros up to `padded`.
 template <class T>
-RK_INLINE const T* padded_row(T* stage, int64_t padded, const T* from, int64_t count, int64_t ahead) {
-  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(from + ahead + i);
+RK_INLINE const T* padded_row(T* stage, int64_t padded, const T* from, int64_t count) {
   if (count == padded) return from;
   fill(stage, padded, T(0));
   copy_row(stage, from, count);
@@ -100,13 +96,25 @@ RK_INLINE float small_exp(float x) {
 }
 RK_INLINE double small_exp(double x) { return vexp(x); }
 
+// exp(-e^(-1/2) s) for s from 0 to 1, as 1 + s q(s) with q through the Chebyshev points: within 4e-9.
+RK_INLINE float decay_of_sigmoid(float s) {
+  float q = 5.3488783589e-5f;
+  q = q * s - 6.6722631555e-4f;
+  q = q * s + 5.6304406388e-3f;
+  q = q * s - 3.7186383808e-2f;
+  q = q * s + 1.8393955214e-1f;
+  q = q * s - 6.0653065738e-1f;
+  return q * s + 1.f;
+}
+RK_INLINE double decay_of_sigmoid(double s) { return vexp(-kC * s); }
+
 template <class T>
 RK_INLINE void decays(T* out, const T* w, int64_t P, Wkv7Decay kind) {
   if (kind == Wkv7Decay::kSigmoid) {
 #pragma omp simd
     for (int64_t i = 0; i < P; ++i) {
       const T below = w[i] < T(0) ? w[i] : -w[i], e = small_exp(below < T(-87) ? T(-87) : below);
-      out[i] = small_exp(T(-kC) * (w[i] < T(0) ? e : T(1)) / (T(1) + e));
+      out[i] = decay_of_sigmoid((w[i] < T(0) ? e : T(1)) / (T(1) + e));
     }
   } else {
 #pragma omp simd
@@ -164,14 +172,16 @@ RK_INLINE void forward_tile(T* S, T* y, T* p, const T* v, const Keys<T>& x, int6
   for (int64_t begin = 0; begin < P; begin += W) {
     fetch(ahead);
     for (int64_t i = begin; i < begin + W; ++i, S += J) {
+      // Once per row: the compiler cannot know that the stores leave them as they are.
+      const Vec w = splat(x.w[i]), b = splat(x.b[i]), k = splat(x.k[i]), r = splat(x.r[i]), a = splat(x.a[i]);
 #pragma GCC unroll 4
       for (int q = 0; q < C; ++q) {
-        Vec state = load(S + q * W) * x.w[i];
-        state += x.b[i] * pp[q];
-        state += x.k[i] * vv[q];
+        Vec state = load(S + q * W) * w;
+        state += b * pp[q];
+        state += k * vv[q];
         store(S + q * W, state);
-        yy[q] += x.r[i] * state;
-        next[q] += x.a[i] * state;
+        yy[q] += r * state;
+        next[q] += a * state;
       }
     }
   }
@@ -197,19 +207,22 @@ template <class T>
 void forward_block(const Inputs<T>& in, const Outputs<T>& out, const Strip<T>& x, int64_t index,
                    int64_t count, int64_t begin, int64_t end, T* memory) {
   constexpr int W = Simd<T>::kLanes;
-  const int64_t N = in.N, P = x.P, J = x.J, stride = in.H * N, ahead = kPrefetch * stride;
+  const int64_t N = in.N, P = x.P, J = x.J, stride = in.H * N;
   T *S = memory + index * (P + 1) * P, *p = S + P * P;
   Scratch<T> scratch{memory + wkv7_group(N) * (P + 1) * P};
-  T *w = scratch.take(P), *zeros = scratch.take(P), *y_stage = scratch.take(J), *v_stage = scratch.take(J),
-    *stage = scratch.take(5 * P);
+  T *w = scratch.take(kWkv7Block * P), *zeros = scratch.take(P), *y_stage = scratch.take(J),
+    *v_stage = scratch.take(J), *stage = scratch.take(4 * P);
   fill(zeros, P, T(0));
+  // Of the whole block at once: none waits for another, and the sweeps wait for none.
+  for (int64_t t = begin; t < end; ++t)
+    decays(w + (t - begin) * P, padded_row(stage, P, in.w + x.row_at(in, t), N), P, in.decay);
   if (begin == 0) {
     fill(S, P * J, T(0));
     for (int64_t j = 0; in.state0 && j < x.columns; ++j) {
       const T* from = in.state0 + x.state_at(in) + j * N;
       for (int64_t i = 0; i < N; ++i) S[i * J + j] = from[i];
     }
-    const T* a = padded_row(stage, P, in.a + x.row_at(in, 0), N, ahead);
+    const T* a = padded_row(stage, P, in.a + x.row_at(in, 0), N);
     for_tiles<T>(J, [&]<int C>(int64_t j) { read_tile<T, C>(p + j, S + j, a, J, P); });
   }
   const uint8_t* doc_start = in.doc_start ? in.doc_start + x.b * in.tokens : nullptr;
@@ -217,12 +230,11 @@ void forward_block(const Inputs<T>& in, const Outputs<T>& out, const Strip<T>& x
     const int64_t at = x.row_at(in, t);
     if (doc_start && doc_start[t]) fill(S, P * J, T(0)), fill(p, J, T(0));
     if (out.read) copy_row(out.read + at + x.first, p, x.columns);
-    decays(w, padded_row(stage, P, in.w + at, N, ahead), P, in.decay);
-    const T* next = t + 1 < in.tokens ? padded_row(stage + P, P, in.a + at + stride, N, ahead) : zeros;
-    const Keys<T> keys{padded_row(stage + 2 * P, P, in.r + at, N, ahead), w,
-                       padded_row(stage + 3 * P, P, in.k + at, N, ahead), next,
-                       padded_row(stage + 4 * P, P, in.b + at, N, ahead)};
-    const T* v = padded_row(v_stage, J, in.v + at + x.first, x.columns, ahead);
+    const T* next = t + 1 < in.tokens ? padded_row(stage, P, in.a + at + stride, N) : zeros;
+    const Keys<T> keys{padded_row(stage + P, P, in.r + at, N), w + (t - begin) * P,
+                       padded_row(stage + 2 * P, P, in.k + at, N), next,
+                       padded_row(stage + 3 * P, P, in.b + at, N)};
+    const T* v = padded_row(v_stage, J, in.v + at + x.first, x.columns);
     T* y = out.y + at + x.first;
     T* to = x.columns == J ? y : y_stage;
     // Of the rows of the group in the next block, or of the next sequence, taken as they lie in memory, each
@@ -274,15 +286,19 @@ RK_INLINE void advance_tile(T* to, int64_t step, const T* from, const Block<T>& 
   for (int t = begin; t < end; ++t) {
     const T *v = x.v[t] + row, *p = x.p[t] + row;
     const Keys<T>& keys = x.keys[t];
+    Vec w[C], b[C], k[C];
 #pragma GCC unroll 4
     for (int q = 0; q < C; ++q) {
-      const Vec w = load(keys.w + key + q * W), b = load(keys.b + key + q * W),
-                k = load(keys.k + key + q * W);
+      w[q] = load(keys.w + key + q * W), b[q] = load(keys.b + key + q * W), k[q] = load(keys.k + key + q * W);
+    }
 #pragma GCC unroll 4
-      for (int i = 0; i < kRows; ++i) {
-        S[i][q] *= w;
-        S[i][q] += p[i] * b;
-        S[i][q] += v[i] * k;
+    for (int i = 0; i < kRows; ++i) {
+      const Vec read = splat(p[i]), value = splat(v[i]);
+#pragma GCC unroll 4
+      for (int q = 0; q < C; ++q) {
+        S[i][q] *= w[q];
+        S[i][q] += read * b[q];
+        S[i][q] += value * k[q];
         if constexpr (kKeep) store(to + t * step + (row + i) * P + key + q * W, S[i][q]);
       }
     }
@@ -315,7 +331,7 @@ RK_INLINE void read_rows_tile(T* dr, const T* S, const T* dy, int64_t J, int64_t
 // another tile has left its share there.
 template <class T, int C>
 RK_INLINE void put_tile(T* dk, T* db, T* across, T* D, const Keys<T>& x, const T* v, const T* p, const T* dy,
-                        bool first, int64_t J, int64_t P) {
+                        bool first, int64_t J, int64_t P, Ahead<T>& ahead) {
   using Vec = typename Simd<T>::Vec;
   constexpr int W = Simd<T>::kLanes;
   constexpr int R = W / 2;  // rows whose two lane sums fill a vector
@@ -323,18 +339,20 @@ RK_INLINE void put_tile(T* dk, T* db, T* across, T* D, const Keys<T>& x, const T
 #pragma GCC unroll 4
   for (int q = 0; q < C; ++q) r[q] = load(x.r + q * W), k[q] = load(x.k + q * W), b[q] = load(x.b + q * W);
   for (int64_t j = 0; j < J; j += R) {
+    if (j % W == 0) fetch(ahead);
     Vec folded[R];
 #pragma GCC unroll 1
     for (int i = 0; i < R; ++i, D += P) {
+      const Vec into = splat(dy[j + i]), vv = splat(v[j + i]), pp = splat(p[j + i]);
       Vec with_k = {}, with_b = {};
 #pragma GCC unroll 4
       for (int q = 0; q < C; ++q) {
-        const Vec d = load(D + q * W) + dy[j + i] * r[q];
+        const Vec d = load(D + q * W) + into * r[q];
         store(D + q * W, d);
         with_k += d * k[q];
         with_b += d * b[q];
-        sum_k[q] += v[j + i] * d;
-        sum_b[q] += p[j + i] * d;
+        sum_k[q] += vv * d;
+        sum_b[q] += pp * d;
       }
       folded[i] = fold<1>(with_k, with_b, std::make_integer_sequence<int, W>());
     }
@@ -350,20 +368,21 @@ RK_INLINE void put_tile(T* dk, T* db, T* across, T* D, const Keys<T>& x, const T
 // S dy of the token before, and D <- D w + dp a, the gradient of S.
 template <class T, int C>
 RK_INLINE void take_tile(T* dw, T* da, T* dr, T* D, const T* S, const T* w, const T* a, const T* across,
-                         const T* dy, int64_t J, int64_t P) {
+                         const T* dy, int64_t J, int64_t P, Ahead<T>& ahead) {
   using Vec = typename Simd<T>::Vec;
   constexpr int W = Simd<T>::kLanes;
   Vec ww[C], aa[C], sum_w[C] = {}, sum_a[C] = {}, sum_r[C] = {};
 #pragma GCC unroll 4
   for (int q = 0; q < C; ++q) ww[q] = load(w + q * W), aa[q] = load(a + q * W);
   for (int64_t j = 0; j < J; ++j, D += P, S += P) {
-    const T dp = across[2 * j + 1];
+    if (j % W == 0) fetch(ahead);
+    const Vec dp = splat(across[2 * j + 1]), before = splat(dy[j]);
 #pragma GCC unroll 4
     for (int q = 0; q < C; ++q) {
       const Vec state = load(S + q * W), d = load(D + q * W);
       sum_w[q] += d * state;
       sum_a[q] += dp * state;
-      sum_r[q] += dy[j] * state;
+      sum_r[q] += before * state;
       store(D + q * W, d * ww[q] + dp * aa[q]);
     }
   }
@@ -409,16 +428,13 @@ void backward_segment(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>
   if (last == in.tokens) state_in(D, g.dstate, x.state_at(in));
 
   Block<T> block;
-  // The rows of tokens [begin, end), the ones a block later fetched ahead.
-  const auto load_block = [&](int64_t begin, int64_t end, int64_t ahead, bool first_pass) {
+  const auto load_block = [&](int64_t begin, int64_t end, bool first_pass) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t at = x.row_at(in, t), n = t - begin, value_at = at + x.first;
       T *keys = stage + n * 5 * P, *values = value_stage + n * 3 * J;
-      const auto key_row = [&](int q, const T* from) {
-        return padded_row(keys + q * P, P, from + at, N, ahead);
-      };
+      const auto key_row = [&](int q, const T* from) { return padded_row(keys + q * P, P, from + at, N); };
       const auto value_row = [&](int q, const T* from) {
-        return padded_row(values + q * J, J, from + value_at, x.columns, ahead);
+        return padded_row(values + q * J, J, from + value_at, x.columns);
       };
       block.v[n] = value_row(0, in.v), block.p[n] = value_row(1, g.read);
       block.keys[n].w = w + (t - first) * P, block.keys[n].k = key_row(0, in.k),
@@ -431,10 +447,21 @@ void backward_segment(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>
       }
     }
   };
-  const auto advance = [&]<bool kKeep>(T* to, const T* from, int begin, int end) {
+  // Of the rows that the first pass reads from token offset `next` on, a block's, the share of these kRows
+  // rows of the state.
+  const auto fetch_share = [&](int64_t next, int64_t row) {
+    const int64_t share = kWkv7Block * N * kRows / J;
+    for (int64_t i = row / kRows * share; i < (row / kRows + 1) * share; i += 64 / int64_t(sizeof(T))) {
+      const int64_t piece = next + i / N * stride + i % N;
+      for (const T* from : {in.w, in.k, in.v, in.b, g.read}) __builtin_prefetch(from + piece, 0, 2);
+    }
+  };
+  const auto advance = [&]<bool kKeep>(T* to, const T* from, int begin, int end, int64_t next) {
     for_tiles<T>(P, [&]<int C>(int64_t key) {
-      for (int64_t row = 0; row < J; row += kRows)
+      for (int64_t row = 0; row < J; row += kRows) {
+        if (!kKeep && key == 0) fetch_share(next, row);
         advance_tile<T, C, kKeep>(to, state, from, block, begin, end, row, key, P);
+      }
     });
   };
 
@@ -442,7 +469,7 @@ void backward_segment(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>
   const int64_t ahead = kWkv7Block * stride;
   for (int64_t i = 0; i < blocks; ++i) {
     const int64_t begin = first + i * kWkv7Block, end = begin + kWkv7Block < last ? begin + kWkv7Block : last;
-    load_block(begin, end, ahead, true);
+    load_block(begin, end, true);
     T* now = states + i * state;
     if (starts(begin)) fill(now, state, T(0));
     if (end == last) break;
@@ -451,27 +478,35 @@ void backward_segment(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>
       if (starts(t)) last_start = t;
     }
     advance.template operator()<false>(now + state, last_start > begin ? zeros : now, int(last_start - begin),
-                                       int(end - begin));
+                                       int(end - begin), x.row_at(in, end));
   }
 
   for (int64_t i = blocks - 1; i >= 0; --i) {
     const int64_t begin = first + i * kWkv7Block, end = begin + kWkv7Block < last ? begin + kWkv7Block : last;
     const int count = int(end - begin);
-    load_block(begin, end, -ahead, false);
+    load_block(begin, end, false);
     const T* dy_before =
-        begin > 0 ? padded_row(dy_stage, J, g.dy + x.row_at(in, begin - 1) + x.first, x.columns, -ahead)
-                  : zeros;
+        begin > 0 ? padded_row(dy_stage, J, g.dy + x.row_at(in, begin - 1) + x.first, x.columns) : zeros;
     // The states before and after each token.
     const T* before[kWkv7Block];
     for (int from = 0, to; from < count; from = to) {
       before[from] = from == 0 ? states + i * state : zeros;
       for (to = from + 1; to < count && !starts(begin + to); ++to) before[to] = after + (to - 1) * state;
-      advance.template operator()<true>(after, before[from], from, to);
+      advance.template operator()<true>(after, before[from], from, to, 0);
     }
     const bool whole = N == P;
     for (int t = count - 1; t >= 0; --t) {
       const int64_t at = x.row_at(in, begin + t);
       const Keys<T>& keys = block.keys[t];
+      // What is read and written a block later or, at the end of the segment, read first for the next head.
+      const bool more = begin > first;
+      const int64_t soon = more ? at - ahead : at + N, step = N * Simd<T>::kLanes / J;
+      Ahead<T> inputs{{in.w + soon, in.k + soon, in.v + soon, in.b + soon, g.read + soon, in.r + soon,
+                       in.a + soon, g.dy + soon},
+                      more ? 8 : 5,
+                      step};
+      Ahead<T> outputs{
+          {g.dr + soon, g.dw + soon, g.dk + soon, g.dv + soon, g.da + soon, g.db + soon}, more ? 6 : 0, step};
       // Where a gradient goes: to its place, or past it where rows are padded.
       const auto place = [&](T* to, int q) { return whole ? to : out + q * P; };
       const auto finish = [&](T* to, int q) {
@@ -490,16 +525,18 @@ void backward_segment(const Inputs<T>& in, const Gradients<T>& g, const Strip<T>
       for_tiles<T>(P, [&]<int C>(int64_t key) {
         const Keys<T> from{keys.r + key, keys.w + key, keys.k + key, keys.a + key, keys.b + key};
         put_tile<T, C>(dk + key, db + key, across, D + key, from, block.v[t], block.p[t], block.dy[t],
-                       key == 0, J, P);
+                       key == 0, J, P, inputs);
+        inputs.tensors = 0;  // all fetched
       });
       const bool follows = begin + t > 0 && !starts(begin + t);  // a token of the same document
       const T* dy = !follows ? zeros : t > 0 ? block.dy[t - 1] : dy_before;
       T* dr = follows ? place(g.dr + at - stride, 0) : out;
       for_tiles<T>(P, [&]<int C>(int64_t key) {
         take_tile<T, C>(dw + key, da + key, dr + key, D + key, before[t] + key, keys.w + key, keys.a + key,
-                        across, dy, J, P);
+                        across, dy, J, P, outputs);
+        outputs.tensors = 0;
       });
-      const T* raw = padded_row(stage + t * 5 * P + 2 * P, P, in.w + at, N, -ahead);
+      const T* raw = padded_row(stage + t * 5 * P + 2 * P, P, in.w + at, N);
       decay_gradients(dw, keys.w, raw, P, in.decay);
       finish(g.dw + at, 1), finish(g.dk + at, 2), finish(g.da + at, 3), finish(g.db + at, 4);
       if (follows) finish(g.dr + at - stride, 0);
@@ -544,8 +581,8 @@ RK_INLINE void forward(const Wkv7Args& a) {
   parallel_parts(a.r.device().pool(), in.B * in.H * in.strips, 1, [&](int64_t begin, int64_t end, int part) {
     T* memory = scratch + part * wkv7_forward_scratch(in.N);
     for_each_group(in, begin, end, [&](int64_t first, int64_t last) {
-      for (int64_t t = 0; t < in.tokens; t += kForwardBlock) {
-        const int64_t block_end = t + kForwardBlock < in.tokens ? t + kForwardBlock : in.tokens;
+      for (int64_t t = 0; t < in.tokens; t += kWkv7Block) {
+        const int64_t block_end = t + kWkv7Block < in.tokens ? t + kWkv7Block : in.tokens;
         for (int64_t item = first; item < last; ++item) {
           forward_block(in, out, strip_of(in, item), item - first, last - first, t, block_end, memory);
         }
