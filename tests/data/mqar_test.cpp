@@ -10,6 +10,7 @@
 
 #include "data/dataset/token_set.h"
 #include "tests/data/support.h"
+#include "tests/support/process.h"
 
 namespace rookery::data::mqar {
 namespace {
@@ -68,7 +69,8 @@ TEST(Mqar, early_slots_are_more_probable_by_the_power_law) {
 }
 
 TEST(Mqar, a_set_holds_each_example_as_a_window) {
-  const auto path = std::filesystem::temp_directory_path() / "rookery_mqar_test.h5";
+  const test::TempDir dir(test::TempDir::Place::kMemory);
+  const auto path = dir.path() / "examples.h5";
   const Options o{64, 4, 2};
   write(o, 10, path, true, "test");
   const auto set = open_token_set(path);
@@ -80,7 +82,6 @@ TEST(Mqar, a_set_holds_each_example_as_a_window) {
     EXPECT_EQ(window, example(o, i));
   }
   test::expect_error([&] { write(o, 10, path, false, "test"); }, ExitCode::kCannotCreate, "DATA-25", {});
-  std::filesystem::remove(path);
 }
 
 TEST(Mqar, what_is_no_example_is_refused) {

@@ -71,7 +71,7 @@ const std::vector<Sample> kSamples = {
      {"num_layers=2", "hidden_size=32", "head_size=8", "vocab_size=17", "mix_rank=3", "decay_rank=5"}},
     {"rwkv5", {"num_layers=2", "hidden_size=32", "head_size=8", "vocab_size=17"}},
     {"rwkv7",
-     {"num_layers=2", "hidden_size=32", "head_size=8", "vocab_size=17", "decay_rank=3", "iclr_rank=4",
+     {"num_layers=2", "hidden_size=64", "head_size=64", "vocab_size=17", "decay_rank=3", "iclr_rank=4",
       "value_rank=5", "gate_rank=6"}},
     {"llama",
      {"num_layers=2", "hidden_size=24", "num_heads=4", "num_kv_heads=2", "head_size=8", "ffn_size=40",
@@ -391,11 +391,77 @@ TEST_F(Conversions, ConfigsThatMeanAnotherModelAreRefused) {
     test::write_text(file, bad.dump());
     expect_error([&] { open_weights(path(form)); }, ExitCode::kData, "WTS-08",
                  {"config.json", "tie_word_embeddings"});
+    for (const char* size : {"num_hidden_layers", "hidden_size", "vocab_size", "intermediate_size"}) {
+      bad = sound;
+      bad[size] = 48;
+      test::write_text(file, bad.dump());
+      expect_error([&] { open_weights(path(form)); }, ExitCode::kData, "WTS-08", {"config.json", size, "48"});
+    }
     bad = sound;
-    bad["something_new"] = 1;  // an unknown key is none of our business
+    bad.erase("model_type");
     test::write_text(file, bad.dump());
-    EXPECT_NO_THROW(open_weights(path(form)));
+    expect_error([&] { open_weights(path(form)); }, ExitCode::kData, "WTS-08", {"config.json", "model_type"});
+    // What is not known, or says nothing about the computation, goes on into a folder of the same form.
+    bad = sound;
+    bad["something_new"] = {1, 2};
+    bad["eos_token_id"] = 5;
+    bad["dtype"] = "bfloat16";
+    bad["intermediate_size"] = nullptr;
+    test::write_text(file, bad.dump());
+    options.replace = true;
+    convert(open_weights(path(form)), path("again"), options);
+    const json again = json::parse(test::read_text(path("again") / "config.json"));
+    EXPECT_EQ(again["something_new"], bad["something_new"]);
+    EXPECT_EQ(again["eos_token_id"], 5);
+    EXPECT_EQ(again["intermediate_size"], 96);
+    EXPECT_FALSE(again.contains("dtype"));
+    EXPECT_EQ(again["torch_dtype"], "float32");
   }
+}
+
+// Their norm behind the recurrence has another constant for other heads.
+TEST_F(Conversions, FlaFormOfGooseHasHeadsOf64Alone) {
+  const Sample other{"rwkv7", {"num_layers=1", "hidden_size=32", "head_size=8", "vocab_size=9"}};
+  ConvertOptions options;
+  options.target = Target::kFolder;
+  const auto refused = [&] {
+    convert(open_weights(write_pth("in.pth", sample_of(other, Type::kF32))), path("x"), options);
+  };
+  expect_error(refused, ExitCode::kData, "WTS-08", {"heads of 8", "64"});
+  EXPECT_FALSE(fs::exists(path("x")));
+}
+
+TEST_F(Conversions, WhatNoShapeTellsIsReported) {
+  const auto notes = [&](const std::string& arch, const std::vector<std::string>& overrides) {
+    const Sample& sample = *std::ranges::find(kSamples, arch, &Sample::arch);
+    std::string all;
+    for (const std::string& note :
+         open_model_file(write_pth("in.pth", sample_of(sample, Type::kF32)), overrides).notes)
+      all += note;
+    return all;
+  };
+  const auto expect_note = [](const std::string& note, const std::string& text) {
+    EXPECT_NE(note.find(text), std::string::npos) << note;
+  };
+  expect_note(notes("llama_paper", {}), "taken are head_size 64, rope_theta 10000, rope_rescale 1;");
+  expect_note(notes("llama_paper", {"model.head_size=32"}), "taken are rope_theta 10000, rope_rescale 1;");
+  expect_note(notes("goldfinch", {}),
+              "taken are use_v2 true, use_one_minus_w true, rope_theta 0, rope_rescale 1;");
+  expect_note(notes("finch_c2", {"model.use_v2=true"}), "taken are use_one_minus_w true;");
+  EXPECT_EQ(notes("rwkv7", {}), "");
+}
+
+TEST_F(Conversions, ATensorUnderTheNamesOfTwoFormsIsRefused) {
+  ConvertOptions options;
+  options.target = Target::kFolder;
+  options.form = "hf";
+  convert(open_weights(write_pth("in.pth", sample_of(kSamples[0], Type::kF32))), path("hf"), options);
+  Contents both = contents_of(*open_tensor_file(path("hf/model.safetensors")));
+  both["ln_out.bias"] = both["rwkv.ln_out.bias"];
+  both["ln_out.bias"].first.name = "ln_out.bias";
+  fs::remove(path("hf/model.safetensors"));
+  write_all(*write_safetensors(path("hf/model.safetensors"), infos_of(both), {}), both);
+  expect_error([&] { open_weights(path("hf")); }, ExitCode::kData, "WTS-09", {"ln_out.bias: twice"});
 }
 
 // What Llama's and Qwen2's configurations may hold, in both spellings, and what would be half understood.
@@ -454,6 +520,8 @@ TEST_F(Conversions, TransformerConfigsAreReadOrRefusedByKey) {
     refused(file, {{"num_attention_heads", nullptr}}, "num_attention_heads");
     refused(file, {{"num_attention_heads", "4"}}, "num_attention_heads");
     refused(file, {{"mlp_bias", true}}, "mlp_bias");
+    refused(file, {{"partial_rotary_factor", 0.5}}, "partial_rotary_factor");
+    refused(file, {{"layer_types", {"full_attention", "sliding_attention"}}}, "sliding_attention");
   }
   refused(llama, {{"attention_bias", true}}, "attention_bias");
   refused(qwen, {{"use_sliding_window", true}}, "use_sliding_window");

@@ -1,6 +1,7 @@
 #include "trainer/checkpoint/foreign/convert.h"
 
 #include <algorithm>
+#include <array>
 #include <mutex>
 
 #include "kernels/base/error.h"
@@ -164,6 +165,22 @@ std::string torch_name(Type type) {
                                : "float32";
 }
 
+// config.json for the model. Where the input has one of the same form, its keys go on that say nothing about
+// the computation: tokens of begin and end, the longest text, and all that are not known here.
+Json config_for(const ModelFile& model, const Form& form) {
+  static constexpr std::array<std::string_view, 4> kTheirs = {"bos_token_id", "eos_token_id",
+                                                              "max_position_embeddings", "use_cache"};
+  static constexpr std::array<std::string_view, 3> kOtherSpellings = {"rope_parameters", "dtype",
+                                                                      "torch_dtype"};
+  Json config = form.to_config(model_keys(model));
+  if (model.form != form.name) return config;
+  for (const auto& [key, value] : model.folder_config.items()) {
+    if (std::ranges::find(kOtherSpellings, key) != kOtherSpellings.end()) continue;
+    if (!config.contains(key) || std::ranges::find(kTheirs, key) != kTheirs.end()) config[key] = value;
+  }
+  return config;
+}
+
 std::string shard_file(size_t i, size_t count) {
   const auto five = [](size_t n) {
     std::string digits = std::to_string(n);
@@ -190,8 +207,7 @@ std::vector<std::vector<TensorInfo>> shards_of(std::vector<TensorInfo> infos, ui
 void write_folder(const ModelFile& model, const TensorFile& theirs, const Form& form, const fs::path& folder,
                   const ConvertOptions& options, Faults& faults) {
   io::create_directories(folder);
-  Keys keys = model_keys(model);
-  Json config = form.to_config(keys);
+  Json config = config_for(model, form);
   const std::vector<TensorInfo> infos = infos_of(theirs, options.type);
   config["torch_dtype"] = torch_name(infos.at(0).type);
   write_text(folder / "config.json", config.dump(2) + "\n");
@@ -335,6 +351,7 @@ std::map<std::string, std::string> model_keys(const ModelFile& model) {
 
 ConvertReport convert(const ModelFile& from, const fs::path& out, const ConvertOptions& options) {
   check_output(from.tensors->path(), out, options);
+  if (!options.tokenizer.empty()) io::InputFile(options.tokenizer);  // before the work, not after it
   const Form* form = options.target == Target::kFolder ? &form_of(options.form, from.model.name()) : nullptr;
   const fs::path temporary = io::temporary_beside(out);
   Faults faults;

@@ -99,7 +99,21 @@ Json rwkv6_fla_config(const Keys& k) {
   return config;
 }
 
+// The norm behind the recurrence: 64e-5 in the published models, norm_eps times the size of a head there.
+void check_rwkv7_heads(const Keys& k, const std::string& place) {
+  if (number(k, "head_size") != 64)
+    fail(ExitCode::kData, "WTS-08", place, ": heads of ", number(k, "head_size"),
+         " channels, expected 64: with others the fla form computes something else; mend it by a .pth or "
+         ".safetensors file");
+}
+
+void check_rwkv7_fla(const Json& c, Keys& k, const std::string& place) {
+  check_fla(c, k, place);
+  check_rwkv7_heads(k, place);
+}
+
 Json rwkv7_fla_config(const Keys& k) {
+  check_rwkv7_heads(k, "RWKV-7 in the fla form");
   Json config = fla_config(k, "rwkv7", "RWKV7ForCausalLM");
   config["head_dim"] = number(k, "head_size");
   config["value_dim"] =
@@ -172,6 +186,12 @@ void transformer_keys(const Json& c, Keys& keys, const std::string& place, const
                       const std::string& theta) {
   expect_value(c, "hidden_act", "silu", place);
   expect_value(c, "mlp_bias", false, place);
+  expect_value(c, "partial_rotary_factor", 1.0, place);
+  if (c.contains("layer_types") && c["layer_types"].is_array())
+    for (const Json& type : c["layer_types"])
+      if (type != "full_attention")
+        fail(ExitCode::kData, "WTS-08", place, ": layer_types holds ", type.dump(),
+             ", expected \"full_attention\" alone: this model would compute something else");
   keys["num_heads"] = number_at(c, "num_attention_heads", "", place);
   if (keys["num_heads"].empty()) fail(ExitCode::kData, "WTS-08", place, ": num_attention_heads is missing");
   keys["num_kv_heads"] = number_at(c, "num_key_value_heads", keys["num_heads"], place);
@@ -304,7 +324,7 @@ const std::vector<Form> kForms = {
                        {"blocks.#.ffn.x_k", "model.layers.#.ffn.x_k", kSqueeze},
                        {"blocks.#.ffn.*", "model.layers.#.ffn.*"}} +
          kFlaFrame + std::vector<Rule>{{"blocks.#.att.*", "model.layers.#.attn.*"}},  // x_r ..., r_k
-     rwkv7_fla_config, check_fla},
+     rwkv7_fla_config, check_rwkv7_fla},
     // Qwen2 first: its mark is the more special one.
     {"hf", "qwen2", "model.layers.0.self_attn.q_proj.bias", {{"*", "*"}}, qwen2_config, qwen2_keys, true},
     {"hf", "llama", "model.layers.0.self_attn.q_proj.weight", {{"*", "*"}}, llama_config, llama_keys, true},
@@ -420,14 +440,29 @@ const std::vector<Architecture> kArchitectures = {
       {"gate_rank", "blocks.0.att.g1", 1}},
      rwkv7_more,
      {"blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2"}},
-    {"finch_c2", {"blocks.#.att.time_maa_v2"}, {"blocks.#.att.query.weight"}, kGoldFinchSizes},
-    {"goldfinch", {"blocks.#.att.query.weight"}, {}, kGoldFinchSizes, goldfinch_more},
+    {"finch_c2",
+     {"blocks.#.att.time_maa_v2"},
+     {"blocks.#.att.query.weight"},
+     kGoldFinchSizes,
+     nullptr,
+     {},
+     {"use_v2", "use_one_minus_w"}},
+    {"goldfinch",
+     {"blocks.#.att.query.weight"},
+     {},
+     kGoldFinchSizes,
+     goldfinch_more,
+     {},
+     {"head_size", "rope_theta", "rope_rescale", "use_v2", "use_one_minus_w"}},
     {"llama_paper",
      {"blocks.#.att.wq.weight"},
      {},
      {{"hidden_size", "emb.weight", 1},
       {"vocab_size", "emb.weight", 0},
-      {"ffn_size", "blocks.0.ffn.w1.weight", 0}}},
+      {"ffn_size", "blocks.0.ffn.w1.weight", 0}},
+     nullptr,
+     {},
+     {"head_size", "rope_theta", "rope_rescale"}},
     {"qwen2", {"model.layers.#.self_attn.q_proj.bias"}, {}, kTransformerSizes, transformer_more},
     {"llama",
      {"model.layers.#.self_attn.q_proj.weight"},

@@ -59,6 +59,7 @@ struct Architecture {
   std::vector<Size> sizes;
   void (*more)(const Shapes&, Keys&) = nullptr;  // what is no plain size; num_layers is known
   std::vector<std::string_view> unused = {};     // parameters without effect, which files may lack
+  std::vector<std::string_view> untold = {};     // keys that no shape tells, as published unless given
 };
 
 const std::vector<Form>& forms();

@@ -187,8 +187,11 @@ std::unique_ptr<TensorFile> fit(std::unique_ptr<TensorFile> file, Model& model,
                                 const Architecture& architecture) {
   auto fitted = std::make_unique<Chosen>(std::move(file));
   std::map<std::string, size_t> places;
-  for (size_t i = 0; i < fitted->source().size(); ++i) places[fitted->source()[i].name] = i;
   std::vector<std::string> left_names, lines;
+  for (size_t i = 0; i < fitted->source().size(); ++i) {
+    const std::string& name = fitted->source()[i].name;
+    if (!places.emplace(name, i).second) lines.push_back(str(name, ": twice, under names of two forms"));
+  }
   for (const auto& [name, place] : places)
     if (!model.parameters.find(name)) left_names.push_back(name);
   for (const Parameter* p : model.parameters.all()) {
@@ -232,6 +235,36 @@ Shapes shapes_of(const TensorFile& file) {
   return shapes;
 }
 
+// Where config.json tells a size that the shapes tell, too, it must be the same.
+void check_sizes(const Json& config, const Keys& keys, const std::string& place) {
+  static constexpr std::array<std::pair<const char*, const char*>, 4> kBoth = {{
+      {"num_hidden_layers", "num_layers"},
+      {"hidden_size", "hidden_size"},
+      {"intermediate_size", "ffn_size"},
+      {"vocab_size", "vocab_size"},
+  }};
+  for (const auto& [theirs, ours] : kBoth) {
+    const auto told = keys.find(ours);
+    if (told == keys.end() || !config.contains(theirs) || config[theirs].is_null()) continue;
+    if (config[theirs].dump() != told->second)
+      fail(ExitCode::kData, "WTS-08", place, ": ", theirs, " is ", config[theirs].dump(),
+           ", but the tensors are those of a model with ", told->second,
+           "; mend it by the config.json that belongs to them, or by all shards");
+  }
+}
+
+// What was taken as published because neither a shape nor a key tells it.
+void note_untold(const Architecture& architecture, const Keys& keys, ModelFile& model) {
+  std::string assumed;
+  for (const config::Leaf& leaf : config::leaves(*config::make_member(model.model)))
+    if (std::ranges::find(architecture.untold, leaf.path) != architecture.untold.end() &&
+        !keys.count(leaf.path))
+      assumed += str(assumed.empty() ? "" : ", ", leaf.path, " ", leaf.text);
+  if (!assumed.empty())
+    model.notes.push_back(str(model.tensors->path(), ": no shape tells some keys of ", architecture.arch,
+                              ", taken are ", assumed, "; others are given by model.KEY=VALUE"));
+}
+
 }  // namespace
 
 ModelFile open_model_file(const fs::path& path, const std::vector<std::string>& overrides) {
@@ -266,6 +299,8 @@ ModelFile open_model_file(const fs::path& path, const std::vector<std::string>& 
       config.is_object() && config.contains("model_type") && config["model_type"].is_string()
           ? config["model_type"].get<std::string>()
           : "";
+  if (config.is_object() && model_type.empty())
+    fail(ExitCode::kData, "WTS-08", place, ": has no model_type, expected for example \"llama\"");
   const Form* form = recognise_form(names_of(*file), model_type);
   if (!form && !model_type.empty())
     fail(ExitCode::kData, "WTS-08", place, ": model_type is '", model_type,
@@ -282,7 +317,12 @@ ModelFile open_model_file(const fs::path& path, const std::vector<std::string>& 
                                                            : recognise_architecture(shapes);
   if (!architecture) unknown_model(*file);
   Keys keys = keys_from_shapes(*architecture, shapes);
-  if (form && config.is_object()) form->from_config(config, keys, place);
+  if (form && config.is_object()) {
+    check_sizes(config, keys, place);
+    form->from_config(config, keys, place);
+    model.form = form->name;
+    model.folder_config = config;
+  }
   for (const auto& [key, value] : noted) keys[key] = value;
   for (const std::string& text : overrides) {
     const size_t cut = text.find('=');
@@ -295,6 +335,7 @@ ModelFile open_model_file(const fs::path& path, const std::vector<std::string>& 
   check_tied_head(*file, *parameters, model.notes);
   model.tensors = fit(std::move(file), *parameters, *architecture);
   model.notes.insert(model.notes.end(), model.tensors->notes().begin(), model.tensors->notes().end());
+  note_untold(*architecture, keys, model);
   return model;
 }
 

@@ -2,6 +2,8 @@
 // and its tensors in the order, under the names and in the shapes of that model's parameters.
 #pragma once
 
+#include <nlohmann/json.hpp>
+
 #include "trainer/checkpoint/foreign/tensor_file.h"
 #include "trainer/config/run_config.h"
 
@@ -13,6 +15,9 @@ struct ModelFile {
   std::vector<std::string> notes;
   fs::path tokenizer;                     // vocabulary or tokenizer.json; empty: none is known
   std::vector<fs::path> tokenizer_files;  // with all that belongs to it, to be handed on
+  // Of a Hugging Face folder: its form (layout.h) and what its config.json says; else empty.
+  std::string form;
+  nlohmann::ordered_json folder_config;
 };
 
 // path: .pth, safetensors or a Hugging Face folder. Architecture, sizes and ranks come from names and shapes,
