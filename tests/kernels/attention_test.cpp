@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "tests/support/op_case.h"
 
@@ -13,9 +14,10 @@ namespace {
 
 struct Sizes {
   int64_t B, T, Hq, Hkv, D;
-  int64_t past = 0;                  // keys before the first query
-  int64_t room = 0;                  // rows of k and v after the last key, which nobody sees
-  std::vector<int64_t> starts = {};  // of documents: positions in [B T]
+  int64_t past = 0;                    // keys before the first query
+  int64_t room = 0;                    // rows of k and v after the last key, which nobody sees
+  std::vector<int64_t> starts = {};    // of documents: positions in [B T]
+  std::vector<int64_t> document = {};  // [B]: where the first query's began
   int64_t keys() const { return past + T + room; }
 };
 
@@ -24,7 +26,7 @@ Values attend(const Sizes& n, const Values& q, const Values& k, const Values& v,
   for (int64_t b = 0; b < n.B; ++b)
     for (int64_t h = 0; h < n.Hq; ++h) {
       const int64_t g = h / (n.Hq / n.Hkv);
-      int64_t first = 0;
+      int64_t first = n.document.empty() ? 0 : n.document[b];
       for (int64_t t = 0; t < n.T; ++t) {
         if (std::count(n.starts.begin(), n.starts.end(), b * n.T + t)) first = n.past + t;
         const int64_t at = ((b * n.T + t) * n.Hq + h) * n.D;
@@ -45,19 +47,28 @@ Values attend(const Sizes& n, const Values& q, const Values& k, const Values& v,
   return y;
 }
 
-OpCase attention_case(const Sizes& n, double scale, Uniform range = {-2, 2}) {
+ops::AttentionOptions options_of(const Sizes& n, double scale, const Named<Var>& in) {
+  return {scale, n.past, n.starts.empty() ? Tensor() : in["doc_start"].value(),
+          n.document.empty() ? Tensor() : in["document"].value()};
+}
+
+OpCase attention_case(const Sizes& n, double scale, Uniform range = {-2, 2}, bool gradients = true) {
   OpCase c(str("attention B", n.B, " T", n.T, " Hq", n.Hq, " Hkv", n.Hkv, " D", n.D, " past", n.past, " room",
                n.room, " documents", n.starts.size()));
-  c.input("q", {n.B, n.T, n.Hq, n.D}, range);
-  c.input("k", {n.B, n.keys(), n.Hkv, n.D}, range);
-  c.input("v", {n.B, n.keys(), n.Hkv, n.D}, {-1, 1});
+  auto input = [&](const char* name, const Shape& shape, Uniform of) {
+    gradients ? c.input(name, shape, of) : c.constant(name, shape, random_values(name, shape.numel(), of));
+  };
+  input("q", {n.B, n.T, n.Hq, n.D}, range);
+  input("k", {n.B, n.keys(), n.Hkv, n.D}, range);
+  input("v", {n.B, n.keys(), n.Hkv, n.D}, {-1, 1});
   Values starts(static_cast<size_t>(n.B * n.T));
   for (const int64_t at : n.starts) starts[at] = 1;
   c.integers("doc_start", {n.B, n.T}, DType::kU8, starts);
+  if (!n.document.empty())
+    c.integers("document", {n.B}, DType::kI32, Values(n.document.begin(), n.document.end()));
   c.bits_depend_on_threads = true;  // dq, where the keys of a head are split over threads
   c.run = [=](const Named<Var>& in) {
-    const Tensor doc_start = n.starts.empty() ? Tensor() : in["doc_start"].value();
-    return std::vector{ops::attention(in["q"], in["k"], in["v"], {scale, n.past, doc_start})};
+    return std::vector{ops::attention(in["q"], in["k"], in["v"], options_of(n, scale, in))};
   };
   c.reference = [=](const Named<Values>& in) { return Outputs{attend(n, in["q"], in["k"], in["v"], scale)}; };
   return c;
@@ -95,11 +106,46 @@ TEST(Attention, DocumentsSeeThemselvesOnly) {
   for (const Sizes& n : std::vector<Sizes>{{1, 6, 2, 1, 3, 0, 0, {0, 1, 4}},
                                            {2, 140, 2, 2, 4, 0, 0, {0, 63, 64, 65, 140, 200, 279}},
                                            {1, 320, 1, 1, 3, 0, 0, {10, 300}},
-                                           {2, 4, 1, 1, 3, 5, 2, {2, 4}}}) {
+                                           {2, 4, 1, 1, 3, 5, 2, {2, 4}},
+                                           {2, 4, 1, 1, 3, 9, 0, {}, {0, 7}},
+                                           {2, 40, 2, 1, 3, 70, 0, {5, 60}, {70, 33}}}) {
     OpCase c = attention_case(n, 0.6);
     c.f32_nmse = 1e-11;  // of two or three keys: dp - y . dy cancels
     c.check();
   }
+}
+
+// Keys [begin, begin + count) of x: [B, S, H, D].
+Tensor keys_of(const Tensor& x, int64_t begin, int64_t count) {
+  const auto [B, S, H, D] = x.dims<4>("x");
+  const Tensor part = empty({B, count, H, D}, x.dtype(), x.device());
+  if (x.device().type() == DeviceType::kMeta) return part;
+  const size_t key = static_cast<size_t>(H * D) * dtype_size(x.dtype());
+  for (int64_t b = 0; b < B; ++b)
+    std::memcpy(part.raw() + b * count * key, x.raw() + (b * S + begin) * key, count * key);
+  return part;
+}
+
+TEST(Attention, InParts) {
+  for (const Sizes& n : std::vector<Sizes>{{1, 1, 2, 1, 3, 40},
+                                           {2, 70, 2, 2, 5, 30},
+                                           {2, 3, 4, 2, 3, 64, 0, {1, 5}},
+                                           {2, 35, 1, 1, 3, 60, 0, {0, 60}, {33, 50}},
+                                           {1, 1, 1, 1, 3, 200, 0, {}, {190}}})
+    for (const int64_t part_size : {1, 7, 64, 1000}) {
+      OpCase c = attention_case(n, 0.7, {-2, 2}, false);
+      const int64_t first_key =
+          n.document.empty() ? 0 : *std::min_element(n.document.begin(), n.document.end());
+      c.run = [=](const Named<Var>& in) {
+        auto part = [&](int64_t begin, int64_t count) {
+          EXPECT_GE(begin, first_key);
+          return std::pair(keys_of(in["k"].value(), begin, count), keys_of(in["v"].value(), begin, count));
+        };
+        return std::vector{Var(
+            ops::attention_in_parts(in["q"].value(), first_key, part_size, part, options_of(n, 0.7, in)))};
+      };
+      c.check();
+    }
 }
 
 // Scores of many hundreds: only their differences count.
@@ -118,8 +164,7 @@ TEST(Attention, ShapesMustFit) {
   EXPECT_THROW(ops::attention(q, of({1, 4, 2, 2}), of({1, 4, 2, 2}), {}), Error);  // 3 heads in groups of 2
   EXPECT_THROW(ops::attention(q, of({1, 3, 3, 2}), of({1, 3, 3, 2}), {}), Error);  // fewer keys than queries
   EXPECT_THROW(ops::attention(q, of({1, 4, 3, 2}), of({1, 5, 3, 2}), {}), Error);
-  EXPECT_THROW(
-      ops::attention(q, of({1, 4, 3, 2}), of({1, 4, 3, 2}), {.scale = 1, .past = 1, .doc_start = {}}), Error);
+  EXPECT_THROW(ops::attention(q, of({1, 4, 3, 2}), of({1, 4, 3, 2}), {.scale = 1, .past = 1}), Error);
 }
 
 }  // namespace

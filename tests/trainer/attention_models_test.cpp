@@ -125,8 +125,21 @@ TEST(AttentionModels, PackedDocumentsAreAsAlone) {
       alone.insert(alone.end(), part.begin(), part.end());
       at += n;
     }
-    packed.doc_start = tensor_from(std::span<const uint8_t>(starts), {1, 110}, DType::kU8, l.device);
+    auto starts_of = [&](size_t begin, size_t count) {
+      return tensor_from(std::span<const uint8_t>(starts).subspan(begin, count),
+                         {1, static_cast<int64_t>(count)}, DType::kU8, l.device);
+    };
+    packed.doc_start = starts_of(0, 110);
     EXPECT_LE(worst(l.logits(packed, ids), alone), 1e-9) << name;
+    nn::SeqContext pieces;  // which see where earlier ones started a text
+    pieces.carry = true;
+    Values all;
+    for (size_t begin = 0; begin < ids.size(); begin += 10) {
+      pieces.doc_start = starts_of(begin, 10);
+      const Values part = l.logits(pieces, std::span(ids).subspan(begin, 10));
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    EXPECT_LE(worst(all, alone), 1e-9) << name << " in pieces";
   }
 }
 

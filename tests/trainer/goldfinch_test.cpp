@@ -107,6 +107,15 @@ TEST(GoldFinch, PromptsAndTokensGiveTheLogitsOfOnePass) {
     }
 }
 
+// More tokens than the keys of one part are made of.
+TEST(GoldFinch, LongTexts) {
+  GoldFinchConfig c = goldfinch(3, 3);
+  for (const double theta : {0.0, 10000.0}) {
+    c.rotary.theta = theta;
+    expect_same_logits(c, {{true, 1100}, {false, 1}, {false, 1030}, {false, 1}});
+  }
+}
+
 TEST(GoldFinch, WithPositionsAndSeveralRows) {
   GoldFinchConfig c = goldfinch(4, 2);
   c.rotary = {10000, 1};
@@ -140,6 +149,54 @@ TEST(GoldFinch, RescalingChangesDistances) {
     (i < 50 ? first : far) = std::max(i < 50 ? first : far, std::abs(a[i] - b[i]));
   EXPECT_LT(first, 1e-12);  // a token alone has no distances
   EXPECT_GT(far, 1e-3);
+}
+
+// Texts packed into rows and read in pieces, some of which start texts: logits are those of one pass that
+// packs them all.
+TEST(GoldFinch, PackedTextsInPieces) {
+  constexpr int64_t kRows = 2, kTokens = 40;
+  std::vector<uint8_t> starts(kRows * kTokens, 0);
+  for (const int64_t at : {5, 6, 21, 33, 40 + 12, 40 + 39}) starts[at] = 1;
+  for (const char* upper : {"gold", "gptalpha"})
+    for (const double theta : {0.0, 10000.0})
+      // The second reads a prompt, which starts texts, in the end one that does not.
+      for (const auto& steps : std::vector<std::vector<Step>>{
+               {{false, 5}, {false, 1}, {false, 14}, {false, 1}, {false, 1}, {false, 18}},
+               {{true, 11}, {false, 2}, {true, 14}, {true, 5}, {false, 8}}}) {
+        GoldFinchConfig c = goldfinch(4, 2);
+        c.upper_blocks = upper;
+        c.rotary.theta = theta;
+        Built b(c);
+        auto starts_of = [&](int64_t begin, int64_t end) {
+          std::vector<uint8_t> some;
+          for (int64_t row = 0; row < kRows; ++row)
+            some.insert(some.end(), starts.begin() + row * kTokens + begin,
+                        starts.begin() + row * kTokens + end);
+          const bool any = std::count(some.begin(), some.end(), 1) > 0;
+          return any ? tensor_from(std::span<const uint8_t>(some), {kRows, end - begin}, DType::kU8, b.device)
+                     : Tensor();
+        };
+        nn::SeqContext once, seq;
+        nn::Context at_once{nullptr, once}, cx{nullptr, seq};
+        once.doc_start = starts_of(0, kTokens);
+        const Tensor whole = b.model->logits(at_once, b.ids(kRows, 0, kTokens)).value();
+        seq.carry = true;
+        int64_t at = 0;
+        for (const Step& step : steps) {
+          SCOPED_TRACE(str(upper, " theta ", theta, " token ", at));
+          const Tensor ids = b.ids(kRows, at, at + step.count);
+          seq.doc_start = starts_of(at, at + step.count);
+          if (step.prompt) {
+            b.model->prefill(cx, ids);
+          } else {
+            const std::vector<double> got = to_doubles(b.model->logits(cx, ids).value()),
+                                      expected = to_doubles(nn::tokens_of(whole, at, step.count));
+            for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-10);
+          }
+          at += step.count;
+        }
+        ASSERT_EQ(at, kTokens);
+      }
 }
 
 // The generator's way: a prompt, its state on disk, and on from there.

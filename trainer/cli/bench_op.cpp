@@ -278,6 +278,35 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
                      return std::vector{ops::gold_keys(tape.watch(x0), tape.watch(cache), w(tape))};
                    });
                  }});
+  // What GoldFinch does for each token read so far when it writes one: the products of its keys and values.
+  const int64_t P = std::max<int64_t>(s.C / 16, 64);
+  ops.push_back({"gold_expand",
+                 dims({s.B, s.T, s.C}),
+                 {f * 2 * M * C, 2 * M * C * static_cast<double>(R + 4 * s.D + 4 * P)},
+                 {},
+                 [=] {
+                   const ops::GoldTokens tokens = ops::gold_tokens(
+                       in->ids({s.B, s.T}, s.V), in->random({1, s.V, s.C}), in->random({s.B, s.T, R}),
+                       in->random({s.C, s.C + R}), Tensor(), Tensor());
+                   const Shape down{s.C, P}, up{P, s.C};
+                   const ops::GoldWeights weights{in->random(c),
+                                                  in->random(c),
+                                                  in->random(c),
+                                                  in->random({s.C, 2 * s.D}),
+                                                  in->random({2, s.D, s.C}),
+                                                  in->random(down),
+                                                  in->random(up),
+                                                  in->random(down),
+                                                  in->random(up),
+                                                  in->random(c),
+                                                  in->random(c),
+                                                  in->random(c),
+                                                  in->random(c)};
+                   return Call([=](Tape&) {
+                     ops::gold_expand(tokens, weights, 0, s.T);
+                     return std::vector<Var>{};
+                   });
+                 }});
   const double low_rank = 2 * M * C * 5 * D;
   ops.push_back({"matmul",
                  str(dims({s.B, s.T, s.C}), " to ", 5 * s.D),
@@ -341,9 +370,8 @@ std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) 
        [=] {
          const Shape bthn{s.B, s.T, s.H, s.N};
          return Call([=, q = in->random(bthn), k = in->random(bthn), v = in->random(bthn)](Tape& tape) {
-           return std::vector{
-               ops::attention(tape.watch(q), tape.watch(k), tape.watch(v),
-                              {.scale = 1 / std::sqrt(static_cast<double>(s.N)), .doc_start = {}})};
+           return std::vector{ops::attention(tape.watch(q), tape.watch(k), tape.watch(v),
+                                             {.scale = 1 / std::sqrt(static_cast<double>(s.N))})};
          });
        }});
   // All three products are in the forward pass; backward scales what it left.

@@ -90,25 +90,26 @@ class GoldFinch : public Stack<Gold> {
 
   Carry embed(Context& cx, const Tensor& ids) override {
     Carry carry = Stack<Gold>::embed(cx, ids);
-    carry.ids = ids;
-    carry.x0 = carry.x;
+    carry.gold = std::make_shared<GoldSight>();
+    carry.gold->ids = ids;
+    carry.gold->x0 = carry.x;
     return carry;
   }
 
   void block(int64_t i, Context& cx, Carry& carry) override {
     if (i == c_.num_lower()) enter_upper(cx, carry);
     Stack<Gold>::block(i, cx, carry);
-    if (const int64_t T = carry.ids.dim(1); i + 1 == c_.num_layers && carry.x.shape()[1] > T)
-      carry.x = nn::tokens_of(carry.x.value(), carry.x.shape()[1] - T, T);
+    if (i + 1 == c_.num_layers) leave_upper(cx, carry);
   }
 
   // Of the GOLD part's 2 G token shifts each looks one token further back, so the output of a token depends
   // on the Finch-C2 blocks' output for 2 G tokens before it; what stood in the shifts before these has no
   // influence (goldfinch 9). Those tokens wait for the next pass, the others never see a GOLD block.
   void prefill(Context& cx, const Tensor& ids) override {
+    if (cx.seq.doc_start.defined()) return Model::prefill(cx, ids);  // where texts start is not kept for them
     Carry carry = embed(cx, ids);
     for (int64_t i = 0; i < c_.num_lower(); ++i) block(i, cx, carry);
-    cx.seq.append(kIds, Var(carry.ids));
+    cx.seq.append(kIds, Var(ids));
     cx.seq.append(kCache, compress_(cx, carry.x));
     const Tensor waiting = nn::join_tokens(cx.seq.state(kPending).value(), carry.x.value());
     const int64_t count = std::min<int64_t>(waiting.dim(1), 2 * static_cast<int64_t>(upper_.size()));
@@ -116,24 +117,37 @@ class GoldFinch : public Stack<Gold> {
   }
 
  private:
-  // Adds x to what is held of the tokens before it; gives that of all tokens, without the room to grow.
-  static Var all_tokens(Context& cx, const char* slot, const Var& x) {
-    const int64_t S = cx.seq.length(slot) + x.shape()[1];
-    const Var rows = cx.seq.append(slot, x);
-    return rows.shape()[1] == S ? rows : Var(nn::tokens_of(rows.value(), 0, S));
+  void enter_upper(Context& cx, Carry& carry) {
+    GoldSight& sight = *carry.gold;
+    const int64_t past = cx.seq.length(kIds), S = past + sight.ids.dim(1);
+    sight.document = cx.seq.document(kIds);
+    sight.doc_start = cx.seq.doc_start;
+    const Tensor ids = cx.seq.append(kIds, Var(sight.ids)).value();
+    const Var cache = cx.seq.append(kCache, compress_(cx, carry.x));
+    if (past == 0) {
+      sight.keys = ops::gold_keys(sight.x0, cache, cx(expand_));
+      sight.values = ops::rms_norm(sight.x0, Var(), 1e-8, RmsEps::kOutside);
+    } else {
+      const auto [distinct, index] = ops::distinct_ids(ids, S, c_.vocab_size);
+      const Var x0 = ln0_(cx, ops::embedding(distinct, cx(emb_)));
+      sight.tokens = ops::gold_tokens(index, x0.value(), cache.value(), cx(expand_).value(), sight.doc_start,
+                                      sight.document);
+    }
+    sight.x0 = Var();
+    const Tensor pending = cx.seq.state(kPending).value();
+    if (!pending.defined()) return;
+    carry.x = nn::join_tokens(pending, carry.x.value());
+    if (sight.doc_start.defined()) {  // none starts in those
+      const Tensor none = zeros({pending.dim(0), pending.dim(1)}, DType::kU8, pending.device());
+      cx.seq.doc_start = nn::join_tokens(none, sight.doc_start);
+    }
+    cx.seq.drop(kPending);
   }
 
-  void enter_upper(Context& cx, Carry& carry) {
-    const Tensor ids = all_tokens(cx, kIds, Var(carry.ids)).value();
-    const Var cache = all_tokens(cx, kCache, compress_(cx, carry.x));
-    const Var x0 = ids.dim(1) == carry.ids.dim(1) ? carry.x0 : ln0_(cx, ops::embedding(ids, cx(emb_)));
-    carry.x0 = Var();
-    carry.keys = ops::gold_keys(x0, cache, cx(expand_));
-    carry.values = ops::rms_norm(x0, Var(), 1e-8, RmsEps::kOutside);
-    if (const Var pending = cx.seq.state(kPending); pending.defined()) {
-      carry.x = nn::join_tokens(pending.value(), carry.x.value());
-      cx.seq.drop(kPending);
-    }
+  void leave_upper(Context& cx, Carry& carry) {
+    cx.seq.doc_start = carry.gold->doc_start;
+    const int64_t T = carry.gold->ids.dim(1), all = carry.x.shape()[1];
+    if (all > T) carry.x = nn::tokens_of(carry.x.value(), all - T, T);
   }
 
   nn::Linear compress_;  // [D / ratio, D]

@@ -162,28 +162,54 @@ Var Gold::operator()(Context& cx, const Var& x, const Carry& carry) const {
       ops::ddlerp(x, previous, {cx(maa_q)}, hq, cx(maa_q_w2).reshape({1, kMixRank, c.hidden_size}));
   const Var q = ln_q(cx, query(cx, xq));
 
-  RK_CHECK(carry.keys.shape()[1] == x.shape()[1] || !cx.seq.doc_start.defined(),
-           "[gold] document starts of earlier tokens are not kept");
-  // The shared keys and values start with the text, so nothing stands before them.
+  const GoldSight& sight = *carry.gold;
+  const Var y = sight.keys.defined() ? attend(cx, q, sight) : attend_in_parts(cx, q, sight);
+  return output(cx, ln_x(cx, y));
+}
+
+// q, result: [B, T, C], of a pass with nothing before it.
+Var Gold::attend(Context& cx, const Var& q, const GoldSight& sight) const {
   const ops::Previous nothing{Var(), cx.seq.doc_start};
-  const Var eee = ops::shift_lerp(carry.values, nothing, {cx(maa_v_cache)})[0];
-  const Var hkv = ops::tanh(ops::matmul(eee, cx(maa_kv_w1))), w2 = cx(maa_kv_w2);  // [B, S, 2 R]
-  const Var k0 = ops::ddlerp(carry.keys, nothing, {cx(maa_k), Var()}, hkv, w2)[0];
-  const Var v0 = ops::ddlerp(carry.values, nothing, {Var(), cx(maa_v)}, hkv, w2)[1];
+  const Var eee = ops::shift_lerp(sight.values, nothing, {cx(maa_v_cache)})[0];
+  const Var hkv = ops::tanh(ops::matmul(eee, cx(maa_kv_w1))), w2 = cx(maa_kv_w2);  // [B, T, 2 R]
+  const Var k0 = ops::ddlerp(sight.keys, nothing, {cx(maa_k), Var()}, hkv, w2)[0];
+  const Var v0 = ops::ddlerp(sight.values, nothing, {Var(), cx(maa_v)}, hkv, w2)[1];
   const Var k = ln_k(cx, corrected(cx, k0, key_w1, key_w2)),
             v = ln_v(cx, corrected(cx, v0, value_w1, value_w2));
-  auto heads = [&](const Var& z) {
-    return z.reshape({z.shape()[0], z.shape()[1], c.hidden_size / c.head_size, c.head_size});
+  const Shape heads = in_heads(q.shape());
+  return ops::attention(turned(q.reshape(heads), 0), turned(k.reshape(heads), 0), v.reshape(heads),
+                        {scale(), 0, cx.seq.doc_start})
+      .reshape(q.shape());
+}
+
+// q, result: [B, T, C], of the last T of sight.tokens.
+Var Gold::attend_in_parts(Context& cx, const Var& q, const GoldSight& sight) const {
+  constexpr int64_t kPart = 1024;  // tokens whose keys and values lie in memory
+  auto value = [&](Parameter& p) { return cx(p).value(); };
+  const ops::GoldWeights weights{value(maa_v_cache), value(maa_k),       value(maa_v),     value(maa_kv_w1),
+                                 value(maa_kv_w2),   value(key_w1),      value(key_w2),    value(value_w1),
+                                 value(value_w2),    value(ln_k.weight), value(ln_k.bias), value(ln_v.weight),
+                                 value(ln_v.bias)};
+  const int64_t past = sight.tokens.index.dim(1) - q.shape()[1];
+  auto part = [&](int64_t begin, int64_t count) {
+    const auto [k, v] = ops::gold_expand(sight.tokens, weights, begin, count);
+    const Shape heads = in_heads(k.shape());
+    return std::pair(turned(Var(k.reshape(heads)), begin).value(), v.reshape(heads));
   };
-  const int64_t past = k.shape()[1] - x.shape()[1];
-  Var queries = heads(q), all_keys = heads(k);
-  if (rotary.theta > 0) {
-    queries = ops::rope(queries, rope_options(rotary, past));
-    all_keys = ops::rope(all_keys, rope_options(rotary, 0));
-  }
-  const Var y = ops::attention(queries, all_keys, heads(v),
-                               {1 / std::sqrt(static_cast<double>(c.head_size)), past, cx.seq.doc_start});
-  return output(cx, ln_x(cx, y.reshape(x.shape())));
+  const Var queries = turned(q.reshape(in_heads(q.shape())), past);
+  return Var(ops::attention_in_parts(queries.value(), sight.tokens.first, kPart, part,
+                                     {scale(), past, cx.seq.doc_start, sight.document})
+                 .reshape(q.shape()));
+}
+
+// [B, T, C] to [B, T, H, N].
+Shape Gold::in_heads(const Shape& x) const { return {x[0], x[1], c.hidden_size / c.head_size, c.head_size}; }
+
+double Gold::scale() const { return 1 / std::sqrt(static_cast<double>(c.head_size)); }
+
+// x [B, T, H, N], of the tokens from position `at` on, with rotary positions where there are any.
+Var Gold::turned(const Var& x, int64_t at) const {
+  return rotary.theta > 0 ? ops::rope(x, rope_options(rotary, at)) : x;
 }
 
 double Gold::flops_per_token(int64_t seq_len) const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/ops/activation/activation.h"
+#include "kernels/ops/gold/gold.h"
 #include "kernels/ops/rope/rope.h"
 #include "trainer/config/run_config.h"
 #include "trainer/models/model.h"
@@ -64,6 +65,17 @@ struct GptAlpha {
   double flops_per_token(int64_t seq_len) const;
 };
 
+// What the GOLD blocks see of all S tokens up to those of the pass: of a first pass keys and values that all
+// blocks share; after others what each block expands its own from, part by part.
+struct GoldSight {
+  Tensor ids;        // of the pass
+  Var x0;            // their embeddings after ln0, until the first GOLD block
+  Tensor doc_start;  // of the pass
+  Var keys, values;  // [B, S, C]: the expanded cache and x0, both divided by their root mean square
+  ops::GoldTokens tokens;
+  Tensor document;  // i32 [B]: where the text of the first token begins; undefined: at 0
+};
+
 // Attention whose keys and values come from what all GOLD blocks share.
 struct Gold {
   GoldFinchSizes c;
@@ -75,10 +87,15 @@ struct Gold {
   nn::LayerNorm ln_q, ln_k, ln_v, ln_x;
 
   Gold(nn::Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerInit& init);
-  // carry.keys, carry.values: [B, S, C], of the S - T tokens before x and of those of x: the expanded cache
-  // and the embeddings after ln0, both divided by their root mean square.
   Var operator()(nn::Context& cx, const Var& x, const Carry& carry) const;
   double flops_per_token(int64_t seq_len) const;
+
+ private:
+  Var attend(nn::Context& cx, const Var& q, const GoldSight& sight) const;
+  Var attend_in_parts(nn::Context& cx, const Var& q, const GoldSight& sight) const;
+  Shape in_heads(const Shape& x) const;
+  double scale() const;
+  Var turned(const Var& x, int64_t at) const;
 };
 
 // x += time mixing, x += channel mixing, each behind a layer norm.

@@ -11,13 +11,11 @@
 namespace rookery {
 
 // What flows from block to block.
+struct GoldSight;
 struct Carry {
   Var x;             // residual stream [B, T, C]
   Var v_first = {};  // RWKV-7: the value of layer 0 [B, T, A], which later layers mix with their own
-  // GoldFinch: the tokens and their embeddings on the way to the first GOLD block; from there what GOLD
-  // blocks see of all S tokens up to these, [B, S, C].
-  Tensor ids = {};
-  Var x0 = {}, keys = {}, values = {};
+  std::shared_ptr<GoldSight> gold = {};  // GoldFinch (goldfinch_parts.h)
 };
 
 // How the optimizer treats a parameter.

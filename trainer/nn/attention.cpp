@@ -10,6 +10,7 @@ Var attend(Context& cx, const std::string& slot, const Var& q, const Var& k, con
            std::optional<RopeOptions> rope) {
   const auto [B, T, H, N] = q.value().dims<4>("[attend] q");
   const int64_t past = cx.seq.length(slot + "k");
+  const Tensor document = cx.seq.document(slot + "k");
   Var queries = q, keys = k;
   if (rope) {
     rope->offset = past;
@@ -19,7 +20,7 @@ Var attend(Context& cx, const std::string& slot, const Var& q, const Var& k, con
   keys = cx.seq.append(slot + "k", keys);
   const Var values = cx.seq.append(slot + "v", v);
   return ops::attention(queries, keys, values,
-                        {1 / std::sqrt(static_cast<double>(N)), past, cx.seq.doc_start})
+                        {1 / std::sqrt(static_cast<double>(N)), past, cx.seq.doc_start, document})
       .reshape({B, T, H * N});
 }
 

@@ -59,10 +59,33 @@ int64_t SeqContext::length(const std::string& slot) const {
   return it == histories_.end() ? 0 : it->second.length;
 }
 
+Tensor SeqContext::document(const std::string& slot) const {
+  const auto it = histories_.find(slot);
+  return it == histories_.end() ? Tensor() : it->second.document;
+}
+
+// The same after a pass over x: [B, T, ...].
+Tensor SeqContext::document_after(const std::string& slot, const Shape& x) const {
+  const Tensor before = document(slot);
+  if (!doc_start.defined()) return before;
+  const int64_t B = x[0], T = x[1], past = length(slot);
+  check_shape(doc_start, {B, T}, "[SeqContext] doc_start");
+  const Tensor after = empty({B}, DType::kI32, doc_start.device());
+  if (after.device().type() == DeviceType::kMeta) return after;
+  for (int64_t b = 0; b < B; ++b) {
+    int64_t document = before.defined() ? before.data<int32_t>()[b] : 0;
+    for (int64_t t = 0; t < T; ++t)
+      if (doc_start.data<uint8_t>()[b * T + t] != 0) document = past + t;
+    after.data<int32_t>()[b] = static_cast<int32_t>(document);
+  }
+  return after;
+}
+
 size_t SeqContext::bytes() const {
   size_t sum = 0;
   for (const auto& [slot, state] : states_) sum += state.value().bytes();
-  for (const auto& [slot, history] : histories_) sum += history.rows.bytes();
+  for (const auto& [slot, history] : histories_)
+    sum += history.rows.bytes() + (history.document.defined() ? history.document.bytes() : 0);
   return sum;
 }
 
@@ -88,7 +111,7 @@ Var SeqContext::append(const std::string& slot, const Var& x) {
   dims[1] = rows.dim(1);
   check_shape(rows, Shape(std::span<const int64_t>(dims)), str("[SeqContext] ", slot));
   put(x.value(), T, past);
-  if (carry) histories_[slot] = {rows, past + T};
+  if (carry) histories_[slot] = {rows, past + T, document_after(slot, x.shape())};
   return rows;
 }
 

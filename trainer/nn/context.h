@@ -31,11 +31,13 @@ class SeqContext {
 
   // Rows of any shape that a layer keeps of every token, its keys for instance.
   struct History {
-    Tensor rows;         // [B, capacity, ...], the first `length` of each sequence filled
-    int64_t length = 0;  // tokens
+    Tensor rows;           // [B, capacity, ...], the first `length` of each sequence filled
+    int64_t length = 0;    // tokens
+    Tensor document = {};  // i32 [B]: where the text of the last token begins; undefined: at 0
   };
   // How many tokens earlier passes left in the slot: the position of this pass's first one.
   int64_t length(const std::string& slot) const;
+  Tensor document(const std::string& slot) const;
   // x: [B, T, ...]. The rows of all tokens up to the last of x, [B, S, ...] with S >= length(slot) + T; with
   // `carry` they are kept. The capacity doubles, so that a token does not cost a copy of all before it.
   Var append(const std::string& slot, const Var& x);
@@ -53,6 +55,7 @@ class SeqContext {
     const auto it = states_.find(slot);
     return it == states_.end() ? Var() : it->second;
   }
+  Tensor document_after(const std::string& slot, const Shape& x) const;
   std::map<std::string, Var> states_;
   std::map<std::string, History> histories_;
 };

@@ -1,37 +1,51 @@
 // attention.cpp: shapes, splits, scratch, tape record.
 #include "kernels/ops/attention/attention.h"
 
+#include <algorithm>
+
 namespace rookery::ops {
 namespace {
 
 constexpr auto kForward = RK_KERNEL(attention_forward);
 constexpr auto kBackward = RK_KERNEL(attention_backward);
 
+// With all but keys and values.
+AttentionArgs make_args(const Tensor& q, const AttentionOptions& o) {
+  const auto [B, T, Hq, D] = q.dims<4>("[attention] q");
+  RK_CHECK(o.scale > 0 && o.past >= 0, "[attention] scale ", o.scale, ", past ", o.past);
+  if (o.doc_start.defined()) check_shape(o.doc_start, {B, T}, "[attention] doc_start");
+  if (o.document.defined()) check_shape(o.document, {B}, "[attention] document");
+  Device& device = q.device();
+  AttentionArgs a{q, {}, {}, o.doc_start, o.document, o.scale, o.past, {}, {}, {}, {}, {}};
+  a.y = empty_like(q);
+  a.top = empty({B, Hq, T}, q.dtype(), device);
+  a.weight = empty({B, Hq, T}, q.dtype(), device);
+  if (o.doc_start.defined() || o.document.defined()) a.first = empty({B, T}, DType::kI32, device);
+  a.scratch = empty({device.pool().num_threads(), attention_forward_scratch(D)}, q.dtype(), device);
+  return a;
+}
+
+void set_keys(AttentionArgs& a, const Tensor& k, const Tensor& v) {
+  const auto [B, S, Hkv, D] = k.dims<4>("[attention] k");
+  check_shape(v, k.shape(), "[attention] v");
+  RK_CHECK(B == a.q.dim(0) && D == a.q.dim(3) && Hkv > 0 && a.q.dim(2) % Hkv == 0, "[attention] q ",
+           a.q.shape(), " and k ", k.shape(), " do not fit");
+  a.k = k;
+  a.v = v;
+}
+
 }  // namespace
 
 Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& o) {
-  const auto [B, T, Hq, D] = q.value().dims<4>("[attention] q");
-  const auto [Bk, S, Hkv, Dk] = k.value().dims<4>("[attention] k");
-  check_shape(v.value(), k.shape(), "[attention] v");
-  RK_CHECK(Bk == B && Dk == D && Hkv > 0 && Hq % Hkv == 0 && o.past >= 0 && S >= o.past + T, "[attention] q ",
-           q.shape(), " after ", o.past, " tokens, and k ", k.shape(), " do not fit");
-  RK_CHECK(o.scale > 0, "[attention] scale ", o.scale);
-  if (o.doc_start.defined()) check_shape(o.doc_start, {B, T}, "[attention] doc_start");
-  Device& device = q.value().device();
-  const DType dtype = q.value().dtype();
-  const int64_t threads = device.pool().num_threads();
-
-  AttentionArgs a{q.value(), k.value(), v.value(), o.doc_start, o.scale, o.past, {}, {}, {}, {}, {}};
-  a.y = empty_like(q.value());
-  a.top = empty({B, Hq, T}, dtype, device);
-  a.weight = empty({B, Hq, T}, dtype, device);
-  if (o.doc_start.defined()) a.first = empty({B, T}, DType::kI32, device);
-  a.scratch = empty({threads, attention_forward_scratch(D)}, dtype, device);
-  kForward(device, a);
-  a.scratch = Tensor();
-  a.doc_start = Tensor();
-  return record("attention", {q, k, v}, a.y, [a, threads](const Tensor& dy, Grads& g) {
+  AttentionArgs a = make_args(q.value(), o);
+  set_keys(a, k.value(), v.value());
+  RK_CHECK(k.shape()[1] >= o.past + q.shape()[1], "[attention] q ", q.shape(), " after ", o.past,
+           " tokens needs more keys than ", k.shape());
+  kForward(a.q.device(), a);
+  a.scratch = a.doc_start = a.document = Tensor();
+  return record("attention", {q, k, v}, a.y, [a](const Tensor& dy, Grads& g) {
     Device& dev = a.q.device();
+    const int64_t threads = dev.pool().num_threads();
     const auto target = [&](int i) { return g.wants(i) ? g.into(i) : GradTarget{}; };
     // A thread takes whole key heads; where these are fewer, their keys are split.
     const int64_t heads = a.k.dim(0) * a.k.dim(2), splits = (threads + heads - 1) / heads;
@@ -43,6 +57,26 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
     b.scratch = empty({threads, attention_backward_scratch(a.q.dim(3))}, dy.dtype(), dev);
     kBackward(dev, b);
   });
+}
+
+Tensor attention_in_parts(const Tensor& q, int64_t first_key, int64_t part_size, const AttentionPart& part,
+                          const AttentionOptions& o) {
+  AttentionArgs a = make_args(q, o);
+  const int64_t end = o.past + q.dim(1);
+  RK_CHECK(part_size > 0 && first_key >= 0 && first_key <= o.past, "[attention_in_parts] from key ",
+           first_key, " in parts of ", part_size, " up to a query after ", o.past);
+  for (a.key = first_key; a.key < end; a.key += part_size) {
+    const int64_t count = std::min(part_size, end - a.key);
+    const auto [k, v] = part(a.key, count);
+    set_keys(a, k, v);
+    RK_CHECK(k.dim(1) == count, "[attention_in_parts] ", k.shape(), " for ", count, " keys");
+    a.past = o.past - a.key;
+    a.first_part = a.key == first_key;
+    a.last_part = a.key + count == end;
+    kForward(q.device(), a);
+    a.k = a.v = Tensor();
+  }
+  return a.y;
 }
 
 }  // namespace rookery::ops

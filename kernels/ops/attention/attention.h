@@ -3,21 +3,32 @@
 // attention_cpu.cpp.
 #pragma once
 
+#include <functional>
+#include <utility>
+
 #include "kernels/autograd/autograd.h"
 #include "kernels/ops/backend.h"
 
 namespace rookery::ops {
 
 struct AttentionOptions {
-  double scale = 1;  // of the scores, > 0
-  int64_t past = 0;  // keys of tokens before the first query
-  Tensor doc_start;  // u8 [B, T], undefined: nowhere; where it is 1 that query and later ones see no key
-                     // before its own
+  double scale = 1;       // of the scores, > 0
+  int64_t past = 0;       // keys of tokens before the first query
+  Tensor doc_start = {};  // u8 [B, T], undefined: nowhere; where it is 1 that query and later ones see no key
+                          // before its own
+  Tensor document = {};   // i32 [B], undefined: 0; the first key that the queries up to the first start see
 };
 
 // y_t = sum_s p_ts v_s, p_t = softmax(scale q_t . k_s) over the keys 0 .. past + t. q, y: [B, T, Hq, D]; k,
 // v: [B, S, Hkv, D] with S >= past + T (later rows are not read); query head h uses the key head h Hkv / Hq.
 Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& options);
+
+// The same without gradients, for keys that are too many to lie in memory: `part(begin, count)` makes k and v
+// [B, count, Hkv, D] of the keys begin .. begin + count - 1, count <= part_size. One part lives at a time. No
+// query sees a key before first_key.
+using AttentionPart = std::function<std::pair<Tensor, Tensor>(int64_t begin, int64_t count)>;
+Tensor attention_in_parts(const Tensor& q, int64_t first_key, int64_t part_size, const AttentionPart& part,
+                          const AttentionOptions& options);
 
 }  // namespace rookery::ops
 
@@ -32,13 +43,17 @@ inline int64_t attention_forward_scratch(int64_t D) { return kAttentionShort * (
 inline int64_t attention_backward_scratch(int64_t D) { return kAttentionShort * 2 * (kAttentionLong + D); }
 
 struct AttentionArgs {
-  Tensor q, k, v, doc_start;  // doc_start may be undefined
+  Tensor q, k, v, doc_start, document;  // the last two may be undefined
   double scale;
   int64_t past;
   Tensor y;
   Tensor top, weight;  // [B, Hq, T]: largest score of a query, 1 / sum of exp(scale (score - top))
-  Tensor first;        // i32 [B, T]: the first key that a query sees; undefined without doc_start
+  Tensor first;        // i32 [B, T]: the first key that a query sees; undefined: all of its past
   Tensor scratch;      // [threads, attention_forward_scratch]
+  // k and v are the keys from this one on, and go on with the sums in y, top and weight unless they are the
+  // first part; before the last part y and weight are sums, not yet quotients.
+  int64_t key = 0;
+  bool first_part = true, last_part = true;
 };
 struct AttentionGrad {
   Tensor q, k, v;

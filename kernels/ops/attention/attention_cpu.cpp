@@ -90,20 +90,33 @@ void weigh(T* __restrict s, const Sizes& n, const int32_t* first, int64_t begin,
   }
 }
 
+// Nothing seen yet; and, when all is seen, sums to quotients.
+template <class T>
+RK_INLINE void start(T* y, int64_t D, T& top, T& sum) {
+  fill(y, D, T(0));
+  top = -__FLT_MAX__;
+  sum = 0;
+}
+template <class T>
+RK_INLINE void finish(T* y, int64_t D, T& weight) {
+  weight = T(1) / weight;
+  scale_by(y, D, weight);
+}
+
 // One query, as when text is generated: its products read every key and value once, which plain loops do at
 // the rate of memory.
 template <class T>
 void forward_one(const AttentionArgs& a, const Sizes& n, int64_t b, int64_t h, int64_t t, T* __restrict s) {
   constexpr int64_t kPiece = kAttentionShort * kAttentionLong;
-  const int64_t g = h * n.Hkv / n.Hq,
-                from = a.first.defined() ? a.first.data<int32_t>()[b * n.tokens + t] : 0;
+  const int64_t g = h * n.Hkv / n.Hq, row = n.row_at(b, h, t), to = least(n.past + t + 1, n.S),
+                from = a.first.defined() ? most(0, a.first.data<int32_t>()[b * n.tokens + t]) : 0;
   const T* __restrict q = a.q.data<T>() + n.q_at(b, t, h);
   T* __restrict y = a.y.data<T>() + n.q_at(b, t, h);
   const T scale = static_cast<T>(a.scale);
-  T top = -__FLT_MAX__, sum = 0;
-  fill(y, n.D, T(0));
-  for (int64_t key = from; key <= n.past + t; key += kPiece) {
-    const int64_t keys = least(kPiece, n.past + t + 1 - key), at = n.k_at(b, key, g);
+  if (a.first_part) start(y, n.D, a.top.data<T>()[row], a.weight.data<T>()[row]);
+  T top = a.top.data<T>()[row], sum = a.weight.data<T>()[row];
+  for (int64_t key = from; key < to; key += kPiece) {
+    const int64_t keys = least(kPiece, to - key), at = n.k_at(b, key, g);
     T largest = top;
     for (int64_t j = 0; j < keys; ++j) {
       const T* __restrict k = a.k.data<T>() + at + j * n.k_stride();
@@ -128,9 +141,9 @@ void forward_one(const AttentionArgs& a, const Sizes& n, int64_t b, int64_t h, i
       for (int64_t d = 0; d < n.D; ++d) y[d] += s[j] * v[d];
     }
   }
-  scale_by(y, n.D, T(1) / sum);
-  a.top.data<T>()[n.row_at(b, h, t)] = top;
-  a.weight.data<T>()[n.row_at(b, h, t)] = T(1) / sum;
+  a.top.data<T>()[row] = top;
+  a.weight.data<T>()[row] = sum;
+  if (a.last_part) finish(y, n.D, a.weight.data<T>()[row]);
 }
 
 template <class T>
@@ -141,33 +154,30 @@ void forward_block(const AttentionArgs& a, const Sizes& n, int64_t b, int64_t h,
     *weight = a.weight.data<T>() + n.row_at(b, h, begin), *q = s + kAttentionShort * kAttentionLong;
   T before[kAttentionShort];
   transpose(a.q.data<T>() + n.q_at(b, begin, h), n.q_stride(), rows, n.D, q);
-  fill(top, rows, T(-__FLT_MAX__));
-  fill(weight, rows, T(0));
-  const int64_t from = first ? first[begin] : 0, to = n.past + begin + rows;
+  for (int64_t r = 0; r < rows && a.first_part; ++r) start(y + r * n.q_stride(), n.D, top[r], weight[r]);
+  const int64_t from = first ? most(0, first[begin]) : 0, to = least(n.past + begin + rows, n.S);
   for (int64_t key = from; key < to; key += kAttentionLong) {
     const int64_t keys = least(kAttentionLong, to - key), at = n.k_at(b, key, g);
     gemm(keys, rows, n.D, Operand<T>{a.k.data<T>() + at, n.k_stride()}, Operand<T>{q, kAttentionShort}, T(0),
          s, kAttentionShort);
     weigh(s, n, first, begin, rows, key, keys, static_cast<T>(a.scale), top, weight, before);
-    for (int64_t r = 0; r < rows && key > from; ++r) scale_by(y + r * n.q_stride(), n.D, before[r]);
+    for (int64_t r = 0; r < rows; ++r) scale_by(y + r * n.q_stride(), n.D, before[r]);
     gemm(rows, n.D, keys, Operand<T>{s, kAttentionShort, true}, Operand<T>{a.v.data<T>() + at, n.k_stride()},
-         key > from ? T(1) : T(0), y, n.q_stride());
+         T(1), y, n.q_stride());
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    weight[r] = T(1) / weight[r];
-    scale_by(y + r * n.q_stride(), n.D, weight[r]);
-  }
+  for (int64_t r = 0; r < rows && a.last_part; ++r) finish(y + r * n.q_stride(), n.D, weight[r]);
 }
 
 template <class T>
 void forward(const AttentionArgs& a) {
   const Sizes n = sizes(a);
-  if (a.doc_start.defined()) {
-    const uint8_t* starts = a.doc_start.data<uint8_t>();
-    int32_t* first = a.first.data<int32_t>();
+  if (int32_t* first = pointer<int32_t>(a.first)) {
+    const uint8_t* starts = pointer<uint8_t>(a.doc_start);
+    const int32_t* document = pointer<int32_t>(a.document);
     for (int64_t i = 0; i < n.B * n.tokens; ++i) {
-      const int64_t t = i % n.tokens;
-      first[i] = starts[i] ? static_cast<int32_t>(n.past + t) : t > 0 ? first[i - 1] : 0;
+      const int64_t b = i / n.tokens, t = i % n.tokens;
+      const int64_t before = t > 0 ? first[i - 1] : (document ? document[b] : 0) - a.key;
+      first[i] = static_cast<int32_t>(starts && starts[i] ? n.past + t : before);
     }
   }
   const int64_t blocks = (n.tokens + kAttentionShort - 1) / kAttentionShort;
