@@ -1,11 +1,13 @@
 # rookery_library(NAME SOURCES ... [DEPS ...] [PRIVATE_DEPS ...]): one static library; headers are included from the project root.
 # rookery_cpu_kernels(NAME SOURCES ... [DEPS ...]): the same sources built once per instruction set (see kernels/ops/backend.h).
+# rookery_gpu_kernels(NAME SOURCES ... [DEPS ...]): the same *_cuda.cu built by nvcc and, for tests without a GPU, as C++.
 # rookery_test(NAME SOURCES ... [LABELS ...] [DEPS ...]): one GoogleTest program, each TEST a ctest test.
 
 find_program(ROOKERY_CCACHE ccache)
 if(ROOKERY_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${ROOKERY_CCACHE})
   set(CMAKE_C_COMPILER_LAUNCHER ${ROOKERY_CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${ROOKERY_CCACHE})
 endif()
 
 function(rookery_compile_options target)
@@ -48,6 +50,35 @@ function(rookery_cpu_kernels name)
     target_link_libraries(${name}_${isa} PUBLIC ${A_DEPS})
     target_link_libraries(${name} INTERFACE ${name}_${isa})
   endforeach()
+endfunction()
+
+# Files that nvcc compiles; others in the target are left as they are.
+function(rookery_cuda_options target)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo -Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas>)
+  if(ROOKERY_WERROR)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xcompiler=-Werror>)
+  endif()
+  target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
+endfunction()
+
+function(rookery_gpu_kernels name)
+  cmake_parse_arguments(A "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} INTERFACE)
+  if(ROOKERY_HAVE_CUDA)
+    add_library(${name}_cuda STATIC ${A_SOURCES})
+    rookery_cuda_options(${name}_cuda)
+    target_compile_definitions(${name}_cuda PRIVATE RK_BACKEND=cuda)
+    target_link_libraries(${name}_cuda PUBLIC ${A_DEPS} CUDA::cudart_static)
+    target_link_libraries(${name} INTERFACE ${name}_cuda)
+  endif()
+  if(ROOKERY_EMUL)
+    # The language of a source is a property of its directory, so the build as C++ has a directory of its own.
+    set(emul_target ${name}_emul)
+    set(emul_deps ${A_DEPS})
+    list(TRANSFORM A_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/ OUTPUT_VARIABLE emul_sources)
+    add_subdirectory(${CMAKE_SOURCE_DIR}/kernels/emul/kernels ${CMAKE_CURRENT_BINARY_DIR}/${name}_emul)
+    target_link_libraries(${name} INTERFACE ${name}_emul)
+  endif()
 endfunction()
 
 function(rookery_test name)

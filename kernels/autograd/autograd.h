@@ -37,7 +37,8 @@ struct ShardSpec {
   bool partial_grad = false;  // each rank holds a part of the sum
 };
 
-// A named leaf. `master` and `grad` lie in the flat buckets of a ParamStore (parallel/shard).
+// A named leaf. `master` and `grad` (f32 for a bf16 master) lie in the flat buckets of a ParamStore
+// (parallel/shard).
 struct Parameter {
   std::string name;  // as in published checkpoints: "blocks.0.att.key.weight"
   Shape global;      // shape of the whole tensor; master has the local one
@@ -70,7 +71,8 @@ class Var {
   int32_t slot_ = -1;
 };
 
-// Where a backward body writes the gradient of one input: overwrite `tensor`, or add to it.
+// Where a backward body writes the gradient of one input: overwrite `tensor`, or add to it. Its dtype is the
+// input's; of a bf16 parameter it is f32.
 struct GradTarget {
   Tensor tensor;
   bool accumulate = false;

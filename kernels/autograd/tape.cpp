@@ -114,7 +114,8 @@ GradTarget Grads::into(int input) {
   RK_CHECK(wants(input), "[backward] nobody wants the gradient of input ", input);
   Tape::Slot& slot = tape_.slots_[inputs_[input]];
   if (repeated(input)) {
-    held_back_.emplace_back(inputs_[input], empty(slot.shape, slot.dtype, *slot.device));
+    const DType dtype = slot.leaf ? slot.leaf->grad.dtype() : slot.dtype;
+    held_back_.emplace_back(inputs_[input], empty(slot.shape, dtype, *slot.device));
     return {held_back_.back().second, false};
   }
   if (slot.leaf) {

@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "kernels/base/error.h"
+#include "kernels/tensor/accelerator.h"
 
 namespace rookery {
 namespace {
@@ -17,6 +18,7 @@ constexpr size_t kAlign = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kGuard = 256;
 constexpr unsigned char kGuardByte = 0xA5;
+std::string mebibytes(size_t bytes) { return str((bytes + (1 << 20) - 1) >> 20, " MiB"); }
 size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + kAlign - 1) / kAlign * kAlign; }
 
 [[noreturn]] void refuse(size_t bytes) {
@@ -35,32 +37,68 @@ std::byte* heap(size_t bytes) {
 
 }  // namespace
 
-std::byte* Arena::obtain(size_t bytes) const {
-  if (memory_ == Memory::kReal) return heap(bytes);
-  void* data =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) refuse(bytes);
-  return static_cast<std::byte*>(data);
+std::byte* Arena::obtain(size_t bytes, int owner) {
+  std::byte* data = nullptr;
+  if (accelerator_ != nullptr) {
+    data = obtain_on_accelerator(bytes);
+  } else if (memory_ == Memory::kReal) {
+    data = heap(bytes);
+  } else {
+    void* addresses =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (addresses == MAP_FAILED) refuse(bytes);
+    data = static_cast<std::byte*>(addresses);
+  }
+  Owned& o = owners_[static_cast<size_t>(owner)];
+  o.peak = std::max(o.peak, o.bytes += bytes);
+  return data;
 }
 
-void Arena::give_up(std::byte* data, size_t bytes) const {
-  if (memory_ == Memory::kReal) {
+std::byte* Arena::obtain_on_accelerator(size_t bytes) {
+  if (std::byte* data = accelerator_->allocate(bytes)) return data;
+  free_cache();
+  if (std::byte* data = accelerator_->allocate(bytes)) return data;
+  const Accelerator::Memory memory = accelerator_->memory();
+  std::string held;
+  for (const Owned& o : owners_)
+    if (o.peak > 0)
+      held += str(held.empty() ? "" : ", ", o.name, " ", mebibytes(o.bytes), " (", mebibytes(o.peak), ")");
+  fail(ExitCode::kUnavailable, "MEM-03", accelerator_->name(), ": out of memory: asked for ",
+       mebibytes(bytes), ", free are ", mebibytes(memory.free), " of ", mebibytes(memory.total),
+       "; held by owner (largest so far): ", held.empty() ? "nothing" : held,
+       ". Lower recipe.micro_batch_size (global_batch_size may stay), lower data.seq_len, or take a smaller "
+       "model or a GPU with more free memory");
+}
+
+void Arena::give_up(std::byte* data, size_t bytes, int owner) {
+  if (data == nullptr) return;
+  owners_[static_cast<size_t>(owner)].bytes -= bytes;
+  if (accelerator_ != nullptr) {
+    accelerator_->free(data);
+  } else if (memory_ == Memory::kReal) {
     std::free(data);
-  } else if (data != nullptr) {
+  } else {
     ::munmap(data, bytes);
   }
 }
 
+Arena::Owner::Owner(Arena& arena, const std::string& name) : arena_(arena), before_(arena.owner_) {
+  auto& owners = arena.owners_;
+  auto found = std::find_if(owners.begin(), owners.end(), [&](const Owned& o) { return o.name == name; });
+  if (found == owners.end()) found = owners.insert(found, Owned{name});
+  arena.owner_ = static_cast<int>(found - owners.begin());
+}
+
 Arena::~Arena() {
   free_cache();
-  give_up(slab_, slab_bytes_);
+  give_up(slab_, slab_bytes_, kStep);
 }
 
 Arena::Ticket Arena::allocate(size_t requested) {
   const size_t bytes = rounded(requested);
   if (current_ == nullptr) {
     persistent_bytes_ += bytes;
-    return guarding_ ? allocate_guarded(requested) : Ticket{obtain(bytes)};
+    return guarding_ ? allocate_guarded(requested) : Ticket{obtain(bytes, owner_), -1, 0, false, owner_};
   }
   const int64_t index = next_request_++;
   ++clock_;
@@ -68,7 +106,7 @@ Arena::Ticket Arena::allocate(size_t requested) {
     const auto& planned = current_->planned;
     const bool known = index < static_cast<int64_t>(planned.size());
     if (known && planned[index].bytes == bytes && planned[index].birth == clock_) {
-      if (planned[index].death < 0) return {obtain(bytes), index, step_};
+      if (planned[index].death < 0) return {obtain(bytes, kStep), index, step_};
       ++slab_live_;
       return {slab_ + planned[index].offset, index, step_};
     }
@@ -85,12 +123,12 @@ void Arena::release(const Ticket& ticket, size_t requested) {
   if (ticket.request < 0) {
     persistent_bytes_ -= bytes;
     if (ticket.guarded) return release_guarded(ticket, requested);
-    give_up(ticket.data, bytes);
+    give_up(ticket.data, bytes, ticket.owner);
     return;
   }
   const bool in_slab = release_in_slab(ticket.data);
   if (current_ == nullptr || ticket.step != step_) {  // it outlived its step
-    if (!in_slab) give_up(ticket.data, bytes);
+    if (!in_slab) give_up(ticket.data, bytes, kStep);
     return;
   }
   ++clock_;
@@ -118,7 +156,7 @@ bool Arena::release_in_slab(std::byte* data) {
   for (auto slab = retired_.begin(); slab != retired_.end(); ++slab) {
     if (!inside(slab->data, slab->bytes)) continue;
     if (--slab->live == 0) {
-      give_up(slab->data, slab->bytes);
+      give_up(slab->data, slab->bytes, kStep);
       retired_.erase(slab);
     }
     return true;
@@ -128,19 +166,32 @@ bool Arena::release_in_slab(std::byte* data) {
 
 Arena::Ticket Arena::allocate_guarded(size_t requested) {
   const size_t bytes = rounded(requested);
-  std::byte* guard = heap(kGuard + bytes + kGuard);
-  std::memset(guard, kGuardByte, kGuard + bytes + kGuard);
-  std::memset(guard + kGuard, 0xFF, requested);
-  return {guard + kGuard, -1, 0, true};
+  std::byte* guard = obtain(kGuard + bytes + kGuard, owner_);
+  auto fill = [&](std::byte* to, unsigned char value, size_t count) {
+    if (accelerator_ != nullptr) return accelerator_->fill(to, value, count);
+    std::memset(to, value, count);
+  };
+  fill(guard, kGuardByte, kGuard + bytes + kGuard);
+  fill(guard + kGuard, 0xFF, requested);
+  return {guard + kGuard, -1, 0, true, owner_};
+}
+
+bool Arena::whole_guard(const std::byte* begin, const std::byte* end) const {
+  std::vector<std::byte> found(static_cast<size_t>(end - begin));
+  if (accelerator_ != nullptr) {
+    accelerator_->download(begin, found.data(), found.size());
+  } else {
+    std::copy(begin, end, found.begin());
+  }
+  return std::all_of(found.begin(), found.end(), [](std::byte b) { return b == std::byte{kGuardByte}; });
 }
 
 void Arena::release_guarded(const Ticket& ticket, size_t requested) {
-  const std::byte* end = ticket.data + rounded(requested) + kGuard;
-  auto whole = [](std::byte b) { return b == std::byte{kGuardByte}; };
-  if (!std::all_of<const std::byte*>(ticket.data - kGuard, ticket.data, whole) ||
-      !std::all_of<const std::byte*>(ticket.data + requested, end, whole))
+  const size_t bytes = rounded(requested);
+  if (!whole_guard(ticket.data - kGuard, ticket.data) ||
+      !whole_guard(ticket.data + requested, ticket.data + bytes + kGuard))
     ++damaged_blocks_;
-  std::free(ticket.data - kGuard);
+  give_up(ticket.data - kGuard, kGuard + bytes + kGuard, ticket.owner);
 }
 
 std::byte* Arena::from_cache(size_t bytes) {
@@ -150,11 +201,11 @@ std::byte* Arena::from_cache(size_t bytes) {
     cache_.erase(it);
     return data;
   }
-  return obtain(bytes);
+  return obtain(bytes, kStep);
 }
 
 void Arena::free_cache() {
-  for (auto& [bytes, data] : cache_) give_up(data, bytes);
+  for (auto& [bytes, data] : cache_) give_up(data, bytes, kStep);
   cache_.clear();
 }
 
@@ -168,10 +219,11 @@ void Arena::begin_step(const std::string& key) {
   ++step_;
   log_.clear();
   if (replaying_ && current_->plan.slab_bytes > slab_bytes_) {
-    give_up(slab_, slab_bytes_);
+    give_up(slab_, slab_bytes_, kStep);
     slab_ = nullptr;
+    slab_bytes_ = 0;
+    slab_ = obtain(current_->plan.slab_bytes, kStep);
     slab_bytes_ = current_->plan.slab_bytes;
-    slab_ = obtain(slab_bytes_);
   }
 }
 

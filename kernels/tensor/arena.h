@@ -13,11 +13,14 @@
 
 namespace rookery {
 
+class Accelerator;
+
 class Arena {
  public:
   // kAddressesOnly: blocks of any size, which take no memory until somebody writes to them (for kMeta).
   enum class Memory : uint8_t { kReal, kAddressesOnly };
   explicit Arena(Memory memory = Memory::kReal) : memory_(memory) {}
+  explicit Arena(Accelerator& accelerator) : accelerator_(&accelerator) {}  // memory of a GPU
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -27,6 +30,7 @@ class Arena {
     int64_t request = -1;  // index within the step; -1: not of a step
     uint64_t step = 0;
     bool guarded = false;
+    int owner = 0;
   };
   // Memory aligned to 64 bytes; outside a step it comes from the heap and counts as persistent. Not zeroed.
   Ticket allocate(size_t bytes);
@@ -47,6 +51,26 @@ class Arena {
   };
   const Plan* plan(const std::string& key) const;  // null before the first step under this key
   size_t persistent_bytes() const { return persistent_bytes_; }
+
+  // Who holds the memory, for messages and plans: blocks asked for outside a step belong to the owner of the
+  // innermost scope ("other" without one), all that a step takes to "step".
+  struct Owned {
+    std::string name;
+    size_t bytes = 0, peak = 0;
+  };
+  const std::vector<Owned>& owners() const { return owners_; }
+  class Owner {
+   public:
+    Owner(Arena& arena, const std::string& name);
+    ~Owner() { arena_.owner_ = before_; }
+    Owner(const Owner&) = delete;
+    Owner& operator=(const Owner&) = delete;
+
+   private:
+    Arena& arena_;
+    int before_;
+  };
+
   bool in_step() const { return current_ != nullptr; }
 
   // For tests: from now on a block outside a step is filled with 0xFF (NaN in every float type) and stands
@@ -76,12 +100,18 @@ class Arena {
   bool release_in_slab(std::byte* data);
   void leave_plan(const std::string& why);
   void make_plan(KeyState& state);
-  std::byte* obtain(size_t bytes) const;
-  void give_up(std::byte* data, size_t bytes) const;
+  std::byte* obtain(size_t bytes, int owner);
+  void give_up(std::byte* data, size_t bytes, int owner);
+  std::byte* obtain_on_accelerator(size_t bytes);
+  bool whole_guard(const std::byte* begin, const std::byte* end) const;
   std::byte* from_cache(size_t bytes);
   void free_cache();
 
-  Memory memory_;
+  Memory memory_ = Memory::kReal;
+  Accelerator* accelerator_ = nullptr;
+  static constexpr int kOther = 0, kStep = 1;  // in owners_
+  std::vector<Owned> owners_ = {{"other"}, {"step"}};
+  int owner_ = kOther;
   std::map<std::string, KeyState> keys_;
   KeyState* current_ = nullptr;
   std::string current_key_;

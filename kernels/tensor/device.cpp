@@ -75,10 +75,48 @@ CpuIsa selected_cpu_isa() {
   fail(ExitCode::kUsage, "CPU-01", "ROOKERY_ISA=", wish, ": expected portable, avx2 or avx512");
 }
 
+std::string to_string(DeviceType type) {
+  switch (type) {
+    case DeviceType::kCpu:
+      return "cpu";
+    case DeviceType::kEmul:
+      return "emul";
+    case DeviceType::kCuda:
+      return "cuda";
+    case DeviceType::kMeta:
+      return "meta";
+  }
+  return "?";
+}
+
 Device::Device(DeviceType type, int num_threads, CpuIsa isa)
     : type_(type),
       isa_(isa),
       pool_(num_threads > 0 ? num_threads : available_cores()),
-      arena_(type == DeviceType::kMeta ? Arena::Memory::kAddressesOnly : Arena::Memory::kReal) {}
+      arena_(type == DeviceType::kMeta ? Arena::Memory::kAddressesOnly : Arena::Memory::kReal) {
+  RK_CHECK(type != DeviceType::kCuda, "[Device] cuda needs an accelerator");
+}
+
+Device::Device(std::unique_ptr<Accelerator> accelerator, int num_threads)
+    : type_(DeviceType::kCuda),
+      isa_(selected_cpu_isa()),
+      pool_(num_threads > 0 ? num_threads : available_cores()),
+      accelerator_(std::move(accelerator)),
+      arena_(*accelerator_) {}
+
+Accelerator& Device::accelerator() const {
+  RK_CHECK(accelerator_ != nullptr, "[Device] ", type_, " has no accelerator");
+  return *accelerator_;
+}
+
+std::unique_ptr<Replay> Device::capture(std::function<void()> work) {
+  if (accelerator_) return accelerator_->capture(work);
+  struct Again : Replay {
+    explicit Again(std::function<void()> body) : work(std::move(body)) {}
+    void run() override { work(); }
+    std::function<void()> work;
+  };
+  return std::make_unique<Again>(std::move(work));
+}
 
 }  // namespace rookery

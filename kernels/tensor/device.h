@@ -3,18 +3,23 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "kernels/base/parallel.h"
+#include "kernels/tensor/accelerator.h"
 #include "kernels/tensor/arena.h"
 
 namespace rookery {
 
 enum class DeviceType : uint8_t {
   kCpu,
+  kEmul,  // the kernels of kCuda as C++ on host memory (kernels/emul): for tests
+  kCuda,
   kMeta,  // shapes only: kernels are skipped, memory is counted and never touched
 };
+std::string to_string(DeviceType type);  // "cpu"
 
 // Instruction set of the cpu kernels; the order is that of the kernel tables (kernels/ops/backend.h).
 enum class CpuIsa : uint8_t { kPortable, kAvx2, kAvx512 };
@@ -31,20 +36,35 @@ enum class MatmulPrecision : uint8_t { kFull, kBf16 };
 
 class Device {
  public:
-  // num_threads 0: all cores of this process, at most kMaxThreads.
+  // Any type but kCuda. num_threads 0: all cores of this process, at most kMaxThreads.
   explicit Device(DeviceType type = DeviceType::kCpu, int num_threads = 0, CpuIsa isa = selected_cpu_isa());
 
+  // A kCuda device (kernels/cuda/device.h makes the accelerator).
+  explicit Device(std::unique_ptr<Accelerator> accelerator, int num_threads = 0);
+
   DeviceType type() const { return type_; }
+  bool on_host() const { return type_ != DeviceType::kCuda; }  // the host can read and write its memory
+  Accelerator& accelerator() const;                            // of kCuda only
+  void* native_stream() const { return accelerator_ ? accelerator_->stream() : nullptr; }
   CpuIsa isa() const { return isa_; }
   ThreadPool& pool() { return pool_; }
   Arena& arena() { return arena_; }
   MatmulPrecision matmul_precision = MatmulPrecision::kFull;
 
+  // Of kMeta: the device whose step it foretells. An op that takes other scratch there asks target().
+  DeviceType plans_for = DeviceType::kCpu;
+  DeviceType target() const { return type_ == DeviceType::kMeta ? plans_for : type_; }
+
+  // `work`, to be run by the result as often as wanted: on kCuda what it launches, noted once as a graph (all
+  // its memory must come from a plan of the arena that is replayed); elsewhere the function itself.
+  std::unique_ptr<Replay> capture(std::function<void()> work);
+
  private:
   DeviceType type_;
   CpuIsa isa_;
   ThreadPool pool_;
-  Arena arena_;
+  std::unique_ptr<Accelerator> accelerator_;
+  Arena arena_;  // after what it takes its memory from
 };
 
 }  // namespace rookery

@@ -1,6 +1,8 @@
 // tensor.cpp: creation, views, copies.
 #include "kernels/tensor/tensor.h"
 
+#include <type_traits>
+
 namespace rookery {
 
 std::string to_string(const Shape& shape) {
@@ -47,51 +49,122 @@ Tensor zeros(const Shape& shape, DType dtype, Device& device) {
 }
 
 void fill_zero(const Tensor& t) {
-  if (t.device().type() != DeviceType::kMeta) std::memset(t.raw(), 0, t.bytes());
+  if (t.device().type() == DeviceType::kMeta) return;
+  if (!t.device().on_host()) return t.device().accelerator().fill(t.raw(), 0, t.bytes());
+  std::memset(t.raw(), 0, t.bytes());
+}
+
+void download(const Tensor& from, void* host) {
+  if (!from.device().on_host()) return from.device().accelerator().download(from.raw(), host, from.bytes());
+  std::memcpy(host, from.raw(), from.bytes());
+}
+
+void upload(const void* host, const Tensor& to) {
+  if (!to.device().on_host()) return to.device().accelerator().upload(host, to.raw(), to.bytes());
+  std::memcpy(to.raw(), host, to.bytes());
+}
+
+void refuse_dtype(DType found, const char* expected) {
+  throw Error(ExitCode::kInternal, "", str("[dispatch] found ", found, ", expected ", expected));
 }
 
 namespace {
+
 constexpr int64_t kCopyGrain = 1 << 18;  // bytes per thread below which waking it does not pay
+constexpr int64_t kSumGrain = 1 << 16;   // elements, likewise
+
+template <class F>
+void dispatch_any_float(DType dtype, F&& body) {
+  if (dtype == DType::kBF16) return body.template operator()<bf16>();
+  dispatch_float(dtype, body);
+}
+
+// bf16 is read and written through float.
+template <class To, class From>
+To converted(From x) {
+  if constexpr (std::is_same_v<From, bf16>) {
+    return converted<To>(static_cast<float>(x));
+  } else if constexpr (std::is_same_v<To, bf16>) {
+    return bf16(static_cast<float>(x));
+  } else {
+    return static_cast<To>(x);
+  }
+}
+
+// On the host, between tensors or memory of the host.
+void convert(const std::byte* from, DType from_dtype, std::byte* to, DType to_dtype, int64_t n) {
+  dispatch_any_float(from_dtype, [&]<class From>() {
+    dispatch_any_float(to_dtype, [&]<class To>() {
+      const From* in = reinterpret_cast<const From*>(from);
+      To* out = reinterpret_cast<To*>(to);
+      for (int64_t i = 0; i < n; ++i) out[i] = converted<To>(in[i]);
+    });
+  });
+}
+
+template <class From, class To>
+void add_loop(const To* a, const From* b, To* out, int64_t begin, int64_t end) {
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) {
+    if constexpr (std::is_same_v<To, bf16>) {
+      out[i] = bf16(static_cast<float>(a[i]) + static_cast<float>(b[i]));
+    } else {
+      out[i] = a[i] + converted<To>(b[i]);
+    }
+  }
+}
+
+// out = a + b; out has the dtype of a.
+void sum(const Tensor& a, const Tensor& b, const Tensor& out, std::string_view who) {
+  const bool mixed = a.dtype() == DType::kF32 && b.dtype() == DType::kBF16;
+  RK_CHECK(a.shape() == b.shape() && (a.dtype() == b.dtype() || mixed) && is_float(a.dtype()), who, " ",
+           a.shape(), " ", a.dtype(), " and ", b.shape(), " ", b.dtype());
+  if (a.device().type() == DeviceType::kMeta) return;
+  if (!a.device().on_host()) return a.device().accelerator().sum(a, b, out);
+  auto add = [&]<class From, class To>() {
+    parallel_for(a.device().pool(), a.numel(), kSumGrain, [&](int64_t begin, int64_t end) {
+      add_loop(a.data<To>(), b.data<From>(), out.data<To>(), begin, end);
+    });
+  };
+  if (mixed) return add.operator()<bf16, float>();
+  dispatch_any_float(a.dtype(), [&]<class T>() { add.template operator()<T, T>(); });
+}
+
+// One of the two is on a GPU.
+void copy_between(const Tensor& from, const Tensor& to) {
+  Accelerator& gpu = (from.device().on_host() ? to : from).device().accelerator();
+  const bool both = !from.device().on_host() && !to.device().on_host();
+  if (from.dtype() == to.dtype()) {
+    if (both) return gpu.copy(from.raw(), to.raw(), from.bytes());
+    return from.device().on_host() ? upload(from.raw(), to) : download(from, to.raw());
+  }
+  if (both) return gpu.convert(from, to);
+  std::vector<std::byte> staging((from.device().on_host() ? to : from).bytes());
+  if (from.device().on_host()) {
+    convert(from.raw(), from.dtype(), staging.data(), to.dtype(), from.numel());
+    upload(staging.data(), to);
+  } else {
+    download(from, staging.data());
+    convert(staging.data(), from.dtype(), to.raw(), to.dtype(), from.numel());
+  }
+}
+
 }  // namespace
 
 void copy(const Tensor& from, const Tensor& to) {
   RK_CHECK(from.shape() == to.shape(), "[copy] ", from.shape(), " to ", to.shape());
+  RK_CHECK(from.dtype() == to.dtype() || (is_float(from.dtype()) && is_float(to.dtype())), "[copy] ",
+           from.dtype(), " to ", to.dtype());
   if (from.device().type() == DeviceType::kMeta) return;
-  if (from.dtype() == to.dtype()) {
-    if (from.raw() == to.raw()) return;
-    parallel_for(to.device().pool(), static_cast<int64_t>(from.bytes()), kCopyGrain,
-                 [&](int64_t begin, int64_t end) {
-                   std::memcpy(to.raw() + begin, from.raw() + begin, static_cast<size_t>(end - begin));
-                 });
-    return;
-  }
-  RK_CHECK(is_float(from.dtype()) && is_float(to.dtype()), "[copy] ", from.dtype(), " to ", to.dtype());
-  const int64_t n = from.numel();
-  if (from.dtype() == DType::kF64) {
-    for (int64_t i = 0; i < n; ++i) to.data<float>()[i] = static_cast<float>(from.data<double>()[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) to.data<double>()[i] = from.data<float>()[i];
-  }
+  if (!from.device().on_host() || !to.device().on_host()) return copy_between(from, to);
+  if (from.dtype() != to.dtype())
+    return convert(from.raw(), from.dtype(), to.raw(), to.dtype(), from.numel());
+  if (from.raw() == to.raw()) return;
+  parallel_for(to.device().pool(), static_cast<int64_t>(from.bytes()), kCopyGrain,
+               [&](int64_t begin, int64_t end) {
+                 std::memcpy(to.raw() + begin, from.raw() + begin, static_cast<size_t>(end - begin));
+               });
 }
-
-namespace {
-template <class T>
-void sum_loop(const T* a, const T* b, T* out, int64_t begin, int64_t end) {
-#pragma omp simd
-  for (int64_t i = begin; i < end; ++i) out[i] = a[i] + b[i];
-}
-constexpr int64_t kSumGrain = 1 << 16;  // elements per thread below which waking it does not pay
-void sum(const Tensor& a, const Tensor& b, const Tensor& out, std::string_view who) {
-  RK_CHECK(a.shape() == b.shape() && a.dtype() == b.dtype() && is_float(a.dtype()), who, " ", a.shape(), " ",
-           a.dtype(), " and ", b.shape(), " ", b.dtype());
-  if (a.device().type() == DeviceType::kMeta) return;
-  dispatch_float(a.dtype(), [&]<class T>() {
-    parallel_for(a.device().pool(), a.numel(), kSumGrain, [&](int64_t begin, int64_t end) {
-      sum_loop(a.data<T>(), b.data<T>(), out.data<T>(), begin, end);
-    });
-  });
-}
-}  // namespace
 
 void add_to(const Tensor& from, const Tensor& to) { sum(to, from, to, "[add_to]"); }
 
@@ -107,24 +180,28 @@ void check_shape(const Tensor& t, const Shape& expected, std::string_view who) {
 
 std::vector<double> to_doubles(const Tensor& t) {
   std::vector<double> out(static_cast<size_t>(t.numel()));
-  for (size_t i = 0; i < out.size(); ++i) {
-    switch (t.dtype()) {
-      case DType::kF64:
-        out[i] = t.data<double>()[i];
-        break;
-      case DType::kF32:
-        out[i] = t.data<float>()[i];
-        break;
-      case DType::kI64:
-        out[i] = static_cast<double>(t.data<int64_t>()[i]);
-        break;
-      case DType::kI32:
-        out[i] = t.data<int32_t>()[i];
-        break;
-      case DType::kU8:
-        out[i] = t.data<uint8_t>()[i];
-        break;
-    }
+  std::vector<std::byte> staging(t.device().on_host() ? 0 : t.bytes());
+  if (!t.device().on_host()) download(t, staging.data());
+  const std::byte* data = t.device().on_host() ? t.raw() : staging.data();
+  auto fill = [&]<class T>() {
+    const T* from = reinterpret_cast<const T*>(data);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = converted<double>(from[i]);
+  };
+  switch (t.dtype()) {
+    case DType::kF64:
+    case DType::kF32:
+    case DType::kBF16:
+      dispatch_any_float(t.dtype(), fill);
+      break;
+    case DType::kI64:
+      fill.operator()<int64_t>();
+      break;
+    case DType::kI32:
+      fill.operator()<int32_t>();
+      break;
+    case DType::kU8:
+      fill.operator()<uint8_t>();
+      break;
   }
   return out;
 }

@@ -99,10 +99,38 @@ Tensor empty(const Shape& shape, DType dtype, Device& device);  // not initialis
 Tensor empty_like(const Tensor& like);
 Tensor zeros(const Shape& shape, DType dtype, Device& device);
 void fill_zero(const Tensor& t);
-void copy(const Tensor& from, const Tensor& to);    // same shape; converts between f32 and f64
-void add_to(const Tensor& from, const Tensor& to);  // to += from; same shape and float dtype
-Tensor sum_of(const Tensor& a, const Tensor& b);    // a new tensor a + b
+void copy(const Tensor& from, const Tensor& to);    // same shape; any devices; converts between float types
+void add_to(const Tensor& from, const Tensor& to);  // to += from; same shape; bf16 may be added to f32
+Tensor sum_of(const Tensor& a, const Tensor& b);    // a new tensor a + b; same shape and float dtype
+// Between a tensor and memory of the host of the same bytes; on the host a plain copy.
+void download(const Tensor& from, void* host);  // waits for what computes it
+void upload(const void* host, const Tensor& to);
 void check_shape(const Tensor& t, const Shape& expected, std::string_view who);
+
+// Element i of memory that holds `dtype`.
+template <class T>
+void put_element(std::byte* data, DType dtype, size_t i, T value) {
+  switch (dtype) {
+    case DType::kF64:
+      reinterpret_cast<double*>(data)[i] = static_cast<double>(value);
+      break;
+    case DType::kF32:
+      reinterpret_cast<float*>(data)[i] = static_cast<float>(value);
+      break;
+    case DType::kBF16:
+      reinterpret_cast<bf16*>(data)[i] = bf16(static_cast<float>(value));
+      break;
+    case DType::kI64:
+      reinterpret_cast<int64_t*>(data)[i] = static_cast<int64_t>(value);
+      break;
+    case DType::kI32:
+      reinterpret_cast<int32_t*>(data)[i] = static_cast<int32_t>(value);
+      break;
+    case DType::kU8:
+      reinterpret_cast<uint8_t*>(data)[i] = static_cast<uint8_t>(value);
+      break;
+  }
+}
 
 // A tensor holding `values`, converted to `dtype`.
 template <class T>
@@ -110,25 +138,10 @@ Tensor tensor_from(std::span<const T> values, const Shape& shape, DType dtype, D
   RK_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "[tensor_from] ", values.size(),
            " values for shape ", shape);
   Tensor t = empty(shape, dtype, device);
-  for (size_t i = 0; i < values.size(); ++i) {
-    switch (dtype) {
-      case DType::kF64:
-        t.data<double>()[i] = static_cast<double>(values[i]);
-        break;
-      case DType::kF32:
-        t.data<float>()[i] = static_cast<float>(values[i]);
-        break;
-      case DType::kI64:
-        t.data<int64_t>()[i] = static_cast<int64_t>(values[i]);
-        break;
-      case DType::kI32:
-        t.data<int32_t>()[i] = static_cast<int32_t>(values[i]);
-        break;
-      case DType::kU8:
-        t.data<uint8_t>()[i] = static_cast<uint8_t>(values[i]);
-        break;
-    }
-  }
+  std::vector<std::byte> staging(device.on_host() ? 0 : t.bytes());
+  std::byte* data = device.on_host() ? t.raw() : staging.data();
+  for (size_t i = 0; i < values.size(); ++i) put_element(data, dtype, i, values[i]);
+  if (!device.on_host()) upload(staging.data(), t);
   return t;
 }
 std::vector<double> to_doubles(const Tensor& t);

@@ -31,7 +31,7 @@ void step(State& s, const Values& grad, int64_t begin, int64_t end, const AdamwA
 }
 
 TEST(Adamw, AgainstANaiveLoop) {
-  for (const TestDevice& test_device : op_case_devices())
+  for (const TestDevice& test_device : cpu_devices())
     for (const DType dtype : {DType::kF64, DType::kF32})
       for (const double eps : {1e-8, 1e-18})
         for (const auto& [n, begin, end] :
@@ -63,7 +63,7 @@ TEST(Adamw, AgainstANaiveLoop) {
 
 // A gradient that was always zero moves nothing, at any eps: 0 / (sqrt(0) + 1e-18) is 0 in float too.
 TEST(Adamw, ZeroGradientIsNoUpdate) {
-  for (const TestDevice& test_device : op_case_devices()) {
+  for (const TestDevice& test_device : cpu_devices()) {
     const auto device = test_device.make(1);
     const Values start = random_values("p", 37, {-1, 1});
     const Tensor p = tensor_from(std::span<const double>(start), {37}, DType::kF32, *device);
@@ -78,7 +78,7 @@ TEST(Adamw, ZeroGradientIsNoUpdate) {
 // The change is told by what the update left, without a copy of what was before it.
 TEST(Adamw, SquaresOfAnUpdate) {
   constexpr int64_t n = 3 * kSquaresBlock + 7, begin = 5, end = n - 2;
-  for (const TestDevice& test_device : op_case_devices())
+  for (const TestDevice& test_device : cpu_devices())
     for (const DType dtype : {DType::kF64, DType::kF32}) {
       AdamwSquaresArgs::Result at_one_thread{};
       for (const int threads : {1, 2, 3}) {
@@ -117,7 +117,7 @@ TEST(Adamw, SquaresOfAnUpdate) {
 }
 
 TEST(SumOfSquares, EqualAtAnyNumberOfThreads) {
-  for (const TestDevice& test_device : op_case_devices())
+  for (const TestDevice& test_device : cpu_devices())
     for (const DType dtype : {DType::kF64, DType::kF32})
       for (const int64_t n : {int64_t{1}, int64_t{65}, kSquaresBlock, 3 * kSquaresBlock + 7}) {
         const Values x = random_values("x", n, {-3, 3});

@@ -107,7 +107,7 @@ TEST(CrossEntropy, RowsOverSeveralBlocks) {
 
 // Equal largest logits: the regulariser pulls at the first alone (rwkv-common 5).
 TEST(CrossEntropy, TiesGoToTheLowestIndex) {
-  for (const TestDevice& test_device : op_case_devices()) {
+  for (const TestDevice& test_device : cpu_devices()) {
     const auto device = test_device.make(1);
     const Values x = {1}, w = {-1, 2, 0, 2, 2};  // logits are w; 1, 3 and 4 are largest
     const int32_t target = 2;
@@ -128,7 +128,7 @@ TEST(CrossEntropy, TiesGoToTheLowestIndex) {
 
 // Evaluation (nothing tracked) takes another path through the rows and must give the same loss.
 TEST(CrossEntropy, WithoutGradient) {
-  for (const TestDevice& test_device : op_case_devices()) {
+  for (const TestDevice& test_device : cpu_devices()) {
     const auto device = test_device.make(2);
     const Values x = random_values("x", 37 * 6, {-1, 1}), w = random_values("w", 65 * 6, {-9, 9});
     const Values targets(37, 7.0);

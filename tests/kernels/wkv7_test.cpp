@@ -215,7 +215,7 @@ TEST(Wkv7, CutsChangeNoBits) {
   const Rows rows = random_rows(T, N);
   const Values state0 = random_values("state0", N * N, {-1, 1}),
                dstate = random_values("dstate", N * N, {-1, 1}), none;
-  for (const TestDevice& device : op_case_devices()) {
+  for (const TestDevice& device : cpu_devices()) {
     const CpuIsa isa = device.make(1)->isa();
     for (const int64_t cut : {int64_t{1}, int64_t{33}, int64_t{64}, kWkv7Segment - 1, kWkv7Segment, T - 1}) {
       SCOPED_TRACE(str(device.name, ", cut at ", cut));
@@ -242,7 +242,7 @@ TEST(Wkv7, CutsChangeNoBits) {
 
 // exp(w) overflows or vanishes; sigmoid(w) is 0 or 1: the decay is at its end and its gradient 0.
 TEST(Wkv7, RawDecayBeyondExp) {
-  for (const TestDevice& test_device : op_case_devices())
+  for (const TestDevice& test_device : cpu_devices())
     for (const Wkv7Decay kind : {Wkv7Decay::kSigmoid, Wkv7Decay::kExpExp}) {
       const auto device = test_device.make(1);
       const Size s{1, 5, 1, 32};
@@ -269,7 +269,7 @@ TEST(Wkv7, RawDecayBeyondExp) {
 TEST(Wkv7, NanIsNotHidden) {
   Rows rows = random_rows(9, 32);
   rows.inputs[1][4 * 32 + 7] = std::nan("");
-  for (const TestDevice& device : op_case_devices()) {
+  for (const TestDevice& device : cpu_devices()) {
     const Results found = run(rows, 9, 32, {}, Values(32 * 32, 0.0), {}, device.make(1)->isa());
     EXPECT_TRUE(std::isnan(found.y[8 * 32]));
     EXPECT_TRUE(std::isnan(found.gradients[1][4 * 32 + 7]));

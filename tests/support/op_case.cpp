@@ -1,6 +1,6 @@
 // op_case.cpp: the checks of an OpCase. In fp64 against the reference and its numerical gradients; in fp32
-// against fp64; bits on repetition and over threads; gradients that add to what is there; plans of the arena,
-// also on the meta device. Every block stands between guard bytes and starts as NaN.
+// and bf16 against fp64; bits on repetition and over threads; gradients that add to what is there; plans of
+// the arena, also on the meta device. Every block stands between guard bytes and starts as NaN.
 #include "tests/support/op_case.h"
 
 #include <gtest/gtest.h>
@@ -8,9 +8,11 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <iostream>
 #include <limits>
 
 #include "kernels/base/rng.h"
+#include "kernels/ops/backend.h"
 
 namespace rookery::test {
 namespace {
@@ -21,15 +23,17 @@ constexpr int kDirections = 2;
 
 struct Image {
   Shape shape;
+  DType dtype = DType::kF64;
   bool tracked = false;
   std::vector<std::byte> bytes;
   Values values;
 };
 
 Image image_of(const Tensor& t, bool tracked) {
-  Image image{t.shape(), tracked, {}, {}};
+  Image image{t.shape(), t.dtype(), tracked, {}, {}};
   if (t.device().type() == DeviceType::kMeta) return image;
-  image.bytes.assign(t.raw(), t.raw() + t.bytes());
+  image.bytes.resize(t.bytes());
+  download(t, image.bytes.data());
   image.values = to_doubles(t);
   return image;
 }
@@ -47,10 +51,7 @@ void expect_close(const std::vector<Image>& a, const std::vector<Image>& b, doub
     EXPECT_LE(nmse(a[i].values, b[i].values), bound) << what << ", tensor " << i;
 }
 
-Tensor random_tensor(std::string_view name, const Shape& shape, DType dtype, Device& device) {
-  const Values values = random_values(name, shape.numel(), {-1, 1});
-  return tensor_from(std::span<const double>(values), shape, dtype, device);
-}
+double as_bf16(double x) { return static_cast<float>(bf16(static_cast<float>(x))); }
 
 double rms(const Values& x) {
   double sum = 0;
@@ -60,13 +61,22 @@ double rms(const Values& x) {
 
 }  // namespace
 
-std::vector<TestDevice> op_case_devices() {
+std::vector<TestDevice> cpu_devices() {
   std::vector<TestDevice> devices;
   for (const CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512})
     if (cpu_isa_available(isa))
-      devices.push_back({"cpu_" + to_string(isa), [isa](int threads) {
+      devices.push_back({"cpu_" + to_string(isa), DeviceType::kCpu, [isa](int threads) {
                            return std::make_unique<Device>(DeviceType::kCpu, threads, isa);
                          }});
+  return devices;
+}
+
+std::vector<TestDevice> op_case_devices() {
+  std::vector<TestDevice> devices = cpu_devices();
+#ifdef ROOKERY_HAVE_EMUL
+  devices.push_back({"emul", DeviceType::kEmul,
+                     [](int threads) { return std::make_unique<Device>(DeviceType::kEmul, threads); }});
+#endif
   return devices;
 }
 
@@ -110,6 +120,36 @@ void OpCase::integers(const std::string& name, const Shape& shape, DType dtype, 
   inputs_.push_back({name, shape, dtype, false, values});
 }
 
+void OpCase::keep_f32(std::string_view name) {
+  for (Input& in : inputs_) in.keep_f32 = in.keep_f32 || in.name == name;
+}
+
+OpCase OpCase::rounded_to_bf16() const {
+  OpCase rounded = *this;
+  rounded.bf16_numbers_ = true;
+  for (Input& in : rounded.inputs_)
+    if (is_float(in.dtype) && !in.keep_f32)
+      for (double& v : in.values) v = as_bf16(v);
+  return rounded;
+}
+
+double OpCase::bound(DType dtype) const {
+  return dtype == DType::kF64 ? kExact : dtype == DType::kF32 ? f32_nmse : bf16_nmse;
+}
+
+// Seeds and gradients that are there already: in [-1, 1).
+Values OpCase::numbers(std::string_view name, int64_t count) const {
+  Values values = random_values(name, count, {-1, 1});
+  if (bf16_numbers_)
+    for (double& v : values) v = as_bf16(v);
+  return values;
+}
+
+Tensor OpCase::random_tensor(std::string_view name, const Shape& shape, DType dtype, Device& device) const {
+  const Values values = numbers(name, shape.numel());
+  return tensor_from(std::span<const double>(values), shape, dtype, device);
+}
+
 std::vector<size_t> OpCase::differentiable() const {
   std::vector<size_t> which;
   for (size_t i = 0; i < inputs_.size(); ++i)
@@ -141,7 +181,9 @@ OpCase::Run OpCase::execute(Device& device, DType dtype, const Mode& mode) const
   Named<Var> vars;
   for (size_t i = 0; i < inputs_.size(); ++i) {
     const Input& in = inputs_[i];
-    const DType own = is_float(in.dtype) ? dtype : in.dtype;
+    const DType own = !is_float(in.dtype)                    ? in.dtype
+                      : dtype == DType::kBF16 && in.keep_f32 ? DType::kF32
+                                                             : dtype;
     tensors.push_back(tensor_from(std::span<const double>(in.values), in.shape, own, device));
     const bool wanted = in.differentiable && (mode.only < 0 || mode.only == static_cast<int>(i));
     Var var(tensors.back());
@@ -152,11 +194,11 @@ OpCase::Run OpCase::execute(Device& device, DType dtype, const Mode& mode) const
       p.master = tensors.back();
       p.trainable = wanted;
       p.grad_written = mode.existing;
-      p.grad = random_tensor("existing", in.shape, dtype, device);
+      p.grad = random_tensor("existing", in.shape, own == DType::kBF16 ? DType::kF32 : own, device);
       var = tape.leaf(p);
     } else if (wanted) {
       var = tape.watch(tensors.back());
-      if (mode.existing) seeds.emplace_back(var, random_tensor("existing", in.shape, dtype, device));
+      if (mode.existing) seeds.emplace_back(var, random_tensor("existing", in.shape, own, device));
     }
     if (wanted) tracked.push_back(var);
     vars.items.emplace(in.name, var);
@@ -168,8 +210,8 @@ OpCase::Run OpCase::execute(Device& device, DType dtype, const Mode& mode) const
     for (size_t i = 0; i < outputs.size(); ++i) {
       if (call == 0) result.outputs.push_back(image_of(outputs[i].value(), outputs[i].tracked()));
       if (outputs[i].tracked())
-        seeds.emplace_back(outputs[i],
-                           random_tensor("seed" + std::to_string(i), outputs[i].shape(), dtype, device));
+        seeds.emplace_back(outputs[i], random_tensor("seed" + std::to_string(i), outputs[i].shape(),
+                                                     outputs[i].value().dtype(), device));
     }
   }
   tape.backward(std::span<const std::pair<Var, Tensor>>(seeds));
@@ -179,7 +221,7 @@ OpCase::Run OpCase::execute(Device& device, DType dtype, const Mode& mode) const
       if (p.trainable) {
         result.grads.push_back(image_of(p.grad, true));
       } else {
-        EXPECT_EQ(to_doubles(p.grad), random_values("existing", p.grad.numel(), {-1, 1}))
+        EXPECT_EQ(to_doubles(p.grad), numbers("existing", p.grad.numel()))
             << "a frozen parameter got a gradient: " << p.name;
       }
     }
@@ -197,18 +239,13 @@ OpCase::Run OpCase::execute(Device& device, DType dtype, const Mode& mode) const
   return result;
 }
 
-void OpCase::check_values(const Run& run_result, DType dtype, const Run* exact) const {
-  if (dtype == DType::kF32) {
-    expect_close(run_result.outputs, exact->outputs, f32_nmse, "f32 outputs against f64");
-    expect_close(run_result.grads, exact->grads, f32_nmse, "f32 gradients against f64");
-    return;
-  }
+void OpCase::check_reference(const Run& exact) const {
   Named<Values> values;
   for (const Input& in : inputs_) values.items.emplace(in.name, in.values);
   const std::vector<Values> expected = reference(values);
-  ASSERT_EQ(expected.size(), run_result.outputs.size());
+  ASSERT_EQ(expected.size(), exact.outputs.size());
   for (size_t i = 0; i < expected.size(); ++i)
-    EXPECT_LE(nmse(run_result.outputs[i].values, expected[i]), kExact) << "output " << i << " in f64";
+    EXPECT_LE(nmse(exact.outputs[i].values, expected[i]), kExact) << "output " << i << " in f64";
 }
 
 // The derivative of sum(seed * output) along a direction in one input, by central differences of order 4.
@@ -221,8 +258,7 @@ void OpCase::check_gradients(const Run& exact) const {
     double sum = 0;
     for (size_t i = 0; i < outputs.size(); ++i) {
       if (!exact.outputs[i].tracked) continue;
-      const Values seed =
-          random_values("seed" + std::to_string(i), static_cast<int64_t>(outputs[i].size()), {-1, 1});
+      const Values seed = numbers("seed" + std::to_string(i), static_cast<int64_t>(outputs[i].size()));
       for (size_t j = 0; j < seed.size(); ++j) sum += seed[j] * outputs[i][j];
     }
     return sum;
@@ -264,7 +300,6 @@ void OpCase::check_gradients(const Run& exact) const {
 // However a gradient reaches an input (overwrite, add to a parameter's, add to an activation's that is shared
 // or its own), it is the same gradient.
 void OpCase::check_accumulation(Device& device, DType dtype) const {
-  const double bound = dtype == DType::kF64 ? kExact : f32_nmse;
   const Run plain = execute(device, dtype, {});
   auto expect_grads = [&](const Mode& mode, double times, std::string_view what) {
     const Run other = execute(device, dtype, mode);
@@ -272,11 +307,10 @@ void OpCase::check_accumulation(Device& device, DType dtype) const {
     ASSERT_EQ(other.grads.size(), plain.grads.size()) << what;
     for (size_t i = 0; i < plain.grads.size(); ++i) {
       const Values& gradient = plain.grads[i].values;
-      Values expected = mode.existing
-                            ? random_values("existing", static_cast<int64_t>(gradient.size()), {-1, 1})
-                            : Values(gradient.size(), 0.0);
+      Values expected = mode.existing ? numbers("existing", static_cast<int64_t>(gradient.size()))
+                                      : Values(gradient.size(), 0.0);
       for (size_t j = 0; j < expected.size(); ++j) expected[j] += times * gradient[j];
-      EXPECT_LE(nmse(other.grads[i].values, expected), bound) << what << ", input " << i;
+      EXPECT_LE(nmse(other.grads[i].values, expected), bound(dtype)) << what << ", input " << i;
     }
   };
   expect_grads({.parameters = true}, 1, "parameters");
@@ -290,7 +324,8 @@ void OpCase::check_accumulation(Device& device, DType dtype) const {
       const Run alone =
           execute(device, dtype, {.parameters = as_parameters, .only = static_cast<int>(inputs[i])});
       expect_same_bits(alone.outputs, plain.outputs, "one input tracked");
-      expect_close(alone.grads, {plain.grads[i]}, bound, "gradient of " + inputs_[inputs[i]].name + " alone");
+      expect_close(alone.grads, {plain.grads[i]}, bound(dtype),
+                   "gradient of " + inputs_[inputs[i]].name + " alone");
     }
   }
 }
@@ -305,9 +340,12 @@ void OpCase::check_plan(Device& device, DType dtype, int threads) const {
     expect_same_bits(planned.grads, plain.grads, "gradients of a step");
   }
   Device meta(DeviceType::kMeta, threads);
+  meta.plans_for = device.type();
   const Run shapes = execute(meta, dtype, {.in_step = true});
-  for (size_t i = 0; i < plain.outputs.size(); ++i)
+  for (size_t i = 0; i < plain.outputs.size(); ++i) {
     EXPECT_EQ(to_string(shapes.outputs[i].shape), to_string(plain.outputs[i].shape)) << "meta output " << i;
+    EXPECT_EQ(shapes.outputs[i].dtype, plain.outputs[i].dtype) << "meta output " << i;
+  }
   const Arena::Plan* found = meta.arena().plan("case");
   const Arena::Plan* expected = device.arena().plan("case");
   ASSERT_TRUE(found != nullptr && expected != nullptr);
@@ -317,43 +355,78 @@ void OpCase::check_plan(Device& device, DType dtype, int threads) const {
   EXPECT_EQ(found->slab_bytes, expected->slab_bytes);
 }
 
+void OpCase::check_cpu(const TestDevice& test_device, const Run& exact) const {
+  for (const DType dtype : {DType::kF64, DType::kF32}) {
+    SCOPED_TRACE(to_string(dtype));
+    Run one_thread;
+    for (const int threads : {1, 2, 3}) {
+      SCOPED_TRACE(str(threads, " threads"));
+      const auto device = test_device.make(threads);
+      device->arena().guard_blocks();
+      const Run once = execute(*device, dtype, {});
+      const Run again = execute(*device, dtype, {});
+      expect_same_bits(again.outputs, once.outputs, "outputs on repetition");
+      expect_same_bits(again.grads, once.grads, "gradients on repetition");
+      if (threads == 1) {
+        one_thread = once;
+        expect_close(once.outputs, exact.outputs, bound(dtype), "outputs against the portable f64 ones");
+        expect_close(once.grads, exact.grads, bound(dtype), "gradients against the portable f64 ones");
+      } else if (bits_depend_on_threads) {
+        expect_close(once.outputs, one_thread.outputs, bound(dtype), "outputs at several threads");
+        expect_close(once.grads, one_thread.grads, bound(dtype), "gradients at several threads");
+      } else {
+        expect_same_bits(once.outputs, one_thread.outputs, "outputs at several threads");
+        expect_same_bits(once.grads, one_thread.grads, "gradients at several threads");
+      }
+      if (threads == 2) {
+        check_accumulation(*device, dtype);
+        check_plan(*test_device.make(threads), dtype, threads);
+      }
+      EXPECT_EQ(device->arena().damaged_blocks(), 0) << "written past the end or before the start";
+    }
+  }
+}
+
+// `exact` in f64 from the same inputs.
+void OpCase::check_gpu(const TestDevice& test_device, DType dtype, const Run& exact) const {
+  SCOPED_TRACE(to_string(dtype));
+  const auto device = test_device.make(1);
+  device->arena().guard_blocks();
+  const Run once = execute(*device, dtype, {});
+  expect_close(once.outputs, exact.outputs, bound(dtype), "outputs against f64");
+  expect_close(once.grads, exact.grads, bound(dtype), "gradients against f64");
+  for (size_t i = 0; i < once.outputs.size(); ++i)
+    EXPECT_EQ(once.outputs[i].dtype,
+              dtype != DType::kBF16 || bf16_outputs.empty() ? dtype : bf16_outputs.at(i))
+        << "output " << i;
+  const Run again = execute(*device, dtype, {});
+  expect_same_bits(again.outputs, once.outputs, "outputs on repetition");
+  expect_same_bits(again.grads, once.grads, "gradients on repetition");
+  check_accumulation(*device, dtype);
+  check_plan(*test_device.make(1), dtype, 1);
+  EXPECT_EQ(device->arena().damaged_blocks(), 0) << "written past the end or before the start";
+}
+
 void OpCase::check() const {
   SCOPED_TRACE(name_);
   Device first(DeviceType::kCpu, 1, CpuIsa::kPortable);
   const Run exact = execute(first, DType::kF64, {});
-  check_values(exact, DType::kF64, nullptr);
+  check_reference(exact);
   check_gradients(exact);
+  const OpCase rounded = rounded_to_bf16();
+  const Run rounded_exact = rounded.execute(first, DType::kF64, {});
   for (const TestDevice& test_device : op_case_devices()) {
     SCOPED_TRACE(test_device.name);
-    for (const DType dtype : {DType::kF64, DType::kF32}) {
-      SCOPED_TRACE(to_string(dtype));
-      const double bound = dtype == DType::kF64 ? kExact : f32_nmse;
-      Run one_thread;
-      for (const int threads : {1, 2, 3}) {
-        SCOPED_TRACE(str(threads, " threads"));
-        const auto device = test_device.make(threads);
-        device->arena().guard_blocks();
-        const Run once = execute(*device, dtype, {});
-        const Run again = execute(*device, dtype, {});
-        expect_same_bits(again.outputs, once.outputs, "outputs on repetition");
-        expect_same_bits(again.grads, once.grads, "gradients on repetition");
-        if (threads == 1) {
-          one_thread = once;
-          check_values(once, dtype, &exact);
-          expect_close(once.grads, exact.grads, bound, "gradients against the portable f64 ones");
-        } else if (bits_depend_on_threads) {
-          expect_close(once.outputs, one_thread.outputs, bound, "outputs at several threads");
-          expect_close(once.grads, one_thread.grads, bound, "gradients at several threads");
-        } else {
-          expect_same_bits(once.outputs, one_thread.outputs, "outputs at several threads");
-          expect_same_bits(once.grads, one_thread.grads, "gradients at several threads");
-        }
-        if (threads == 2) {
-          check_accumulation(*device, dtype);
-          check_plan(*test_device.make(threads), dtype, threads);
-        }
-        EXPECT_EQ(device->arena().damaged_blocks(), 0) << "written past the end or before the start";
-      }
+    if (test_device.type == DeviceType::kCpu) {
+      check_cpu(test_device, exact);
+      continue;
+    }
+    try {
+      check_gpu(test_device, DType::kF32, exact);
+      rounded.check_gpu(test_device, DType::kBF16, rounded_exact);
+    } catch (const Error& e) {
+      if (e.id() != kNoKernel) throw;
+      std::cout << name_ << " is pending on " << test_device.name << ": " << e.what() << "\n";
     }
   }
 }

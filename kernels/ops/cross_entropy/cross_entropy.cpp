@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/ops/matmul/gemm.h"
+#include "kernels/ops/matmul/product.h"
 
 namespace rookery::ops {
 namespace {
@@ -45,17 +45,12 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
     const int64_t m = std::min(block, M - begin);
     auto at = [&](const Tensor& t) { return t.defined() ? t.narrow(begin, m) : t; };
     const Tensor part = logits.narrow(0, m);
-    dispatch_float(dtype, [&]<class T>() {
-      const Operand<T> w{weight.value().data<T>(), channels, false}, h{at(rows).data<T>(), channels, false};
-      parallel_gemm(device, m, vocab, channels, h, {w.data, w.ld, true}, T(0), part.data<T>(), vocab);
-      kRows(device, {part, at(flat_targets), at(flat_mask), at(row_loss), 1.0 / count, options.l2wrap / count,
-                     want_grad});
-      const Operand<T> d{part.data<T>(), vocab, false};
-      if (want_dx) parallel_gemm(device, m, channels, vocab, d, w, T(0), at(dx).data<T>(), channels);
-      if (want_dw)
-        parallel_gemm(device, vocab, channels, m, {d.data, d.ld, true}, h, begin == 0 ? T(0) : T(1),
-                      dw.data<T>(), channels);
-    });
+    const Matrix w{weight.value(), channels}, h{at(rows), channels};
+    product(m, vocab, channels, h, {weight.value(), channels, true}, false, {part, vocab});
+    kRows(device, {part, at(flat_targets), at(flat_mask), at(row_loss), 1.0 / count, options.l2wrap / count,
+                   want_grad});
+    if (want_dx) product(m, channels, vocab, {part, vocab}, w, false, {at(dx), channels});
+    if (want_dw) product(vocab, channels, m, {part, vocab, true}, h, begin > 0, {dw, channels});
   }
 
   Tensor loss = empty({1}, dtype, device);

@@ -3,12 +3,15 @@
 
 #include <cstring>
 
+#include "kernels/ops/backend.h"
+
 namespace rookery::ops {
 
 Var embedding(const Tensor& ids, const Var& table) {
   const auto [B, T] = ids.dims<2>("[embedding] ids");
   const auto [V, C] = table.value().dims<2>("[embedding] table");
   Device& device = table.value().device();
+  check_cpu("embedding", device);
   Tensor y = empty({B, T, C}, table.value().dtype(), device);
   const int64_t tokens = B * T, channels = C, vocab = V;
   const size_t row = static_cast<size_t>(C) * dtype_size(y.dtype());

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "kernels/ops/matmul/gemm.h"
+#include "kernels/ops/matmul/product.h"
 #include "kernels/ops/norm/rms_norm.h"
 
 namespace rookery::ops {
@@ -21,44 +21,33 @@ Var gold_keys(const Var& x0, const Var& c, const Var& w) {
   check_shape(c.value(), {B, T, R}, "[gold_keys] c");
   check_shape(w.value(), {D, K}, "[gold_keys] w");
   Tensor z = empty_like(x0.value());
-  dispatch_float(z.dtype(), [&]<class F>() {
-    const F* weight = w.value().data<F>();
-    parallel_gemm(z.device(), M, D, D, Operand<F>{x0.value().data<F>(), D, false}, {weight, K, true}, F(0),
-                  z.data<F>(), D);
-    parallel_gemm(z.device(), M, D, R, Operand<F>{c.value().data<F>(), R, false}, {weight + D, K, true}, F(1),
-                  z.data<F>(), D);
-  });
-  const Var product =
+  product(M, D, D, {x0.value(), D}, {w.value(), K, true}, false, {z, D});
+  product(M, D, R, {c.value(), R}, {w.value(), K, true, D}, true, {z, D});
+  const Var keys =
       record("gold_keys", {x0, c, w}, z,
              [x0 = x0.value(), c = c.value(), w = w.value(), M, D = D, R, K](const Tensor& dz, Grads& g) {
-               Device& device = dz.device();
-               const GradTarget dx0 = g.wants(0) ? g.into(0) : GradTarget{},
-                                dc = g.wants(1) ? g.into(1) : GradTarget{},
-                                dw = g.wants(2) ? g.into(2) : GradTarget{};
-               dispatch_float(dz.dtype(), [&]<class F>() {
-                 const F *weight = w.data<F>(), *grad = dz.data<F>();
-                 auto beta = [](const GradTarget& t) { return t.accumulate ? F(1) : F(0); };
-                 if (dx0.tensor.defined())
-                   parallel_gemm(device, M, D, D, Operand<F>{grad, D, false}, {weight, K, false}, beta(dx0),
-                                 dx0.tensor.data<F>(), D);
-                 if (dc.tensor.defined())
-                   parallel_gemm(device, M, R, D, Operand<F>{grad, D, false}, {weight + D, K, false},
-                                 beta(dc), dc.tensor.data<F>(), R);
-                 if (!dw.tensor.defined()) return;
-                 F* out = dw.tensor.data<F>();
-                 parallel_gemm(device, D, D, M, Operand<F>{grad, D, true}, {x0.data<F>(), D, false}, beta(dw),
-                               out, K);
-                 parallel_gemm(device, D, R, M, Operand<F>{grad, D, true}, {c.data<F>(), R, false}, beta(dw),
-                               out + D, K);
-               });
+               if (g.wants(0)) {
+                 const GradTarget dx0 = g.into(0);
+                 product(M, D, D, {dz, D}, {w, K}, dx0.accumulate, {dx0.tensor, D});
+               }
+               if (g.wants(1)) {
+                 const GradTarget dc = g.into(1);
+                 product(M, R, D, {dz, D}, {w, K, false, D}, dc.accumulate, {dc.tensor, R});
+               }
+               if (g.wants(2)) {
+                 const GradTarget dw = g.into(2);
+                 product(D, D, M, {dz, D, true}, {x0, D}, dw.accumulate, {dw.tensor, K});
+                 product(D, R, M, {dz, D, true}, {c, R}, dw.accumulate, {dw.tensor, K, false, D});
+               }
              });
-  return rms_norm(product, Var(), kEps, RmsEps::kOutside);
+  return rms_norm(keys, Var(), kEps, RmsEps::kOutside);
 }
 
 DistinctIds distinct_ids(const Tensor& ids, int64_t length, int64_t vocab_size) {
   const auto [B, capacity] = ids.dims<2>("[distinct_ids] ids");
   RK_CHECK(length > 0 && length <= capacity, "[distinct_ids] ", length, " of ", ids.shape());
   Device& device = ids.device();
+  check_cpu("distinct_ids", device);
   DistinctIds d{{}, empty({B, length}, DType::kI32, device)};
   if (device.type() == DeviceType::kMeta) {
     d.ids = empty({1, std::min(B * length, vocab_size)}, DType::kI32, device);
@@ -90,6 +79,7 @@ GoldTokens gold_tokens(const Tensor& index, const Tensor& x0, const Tensor& cach
            ", cache ", cache.shape());
   check_shape(w, {D, D + R}, "[gold_tokens] w");
   Device& device = x0.device();
+  check_cpu("gold_tokens", device);
   GoldTokens tokens{index,
                     rms_norm(Var(x0), Var(), kEps, RmsEps::kOutside).value().reshape({U, D}),
                     empty({U, D}, x0.dtype(), device),
@@ -97,10 +87,7 @@ GoldTokens gold_tokens(const Tensor& index, const Tensor& x0, const Tensor& cach
                     w,
                     zeros({B, S}, DType::kU8, device),
                     0};
-  dispatch_float(x0.dtype(), [&, U = U, D = D, R = R]<class F>() {
-    parallel_gemm(device, U, D, D, Operand<F>{x0.data<F>(), D}, {w.data<F>(), D + R, true}, F(0),
-                  tokens.keys.data<F>(), D);
-  });
+  product(U, D, D, {x0, D}, {w, D + R, true}, false, {tokens.keys, D});
   if (doc_start.defined())
     RK_CHECK(doc_start.dim(0) == B && doc_start.dim(1) <= S, "[gold_tokens] doc_start");
   if (document.defined()) check_shape(document, {B}, "[gold_tokens] document");

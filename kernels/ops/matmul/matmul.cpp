@@ -4,25 +4,11 @@
 
 #include <cstring>
 
-#include "kernels/ops/matmul/gemm.h"
+#include "kernels/ops/backend.h"
+#include "kernels/ops/matmul/product.h"
 
 namespace rookery::ops {
 namespace {
-
-// c [m, n] (+)= a b; each operand a tensor of leading dimension `ld`.
-struct Side {
-  const Tensor& tensor;
-  int64_t ld;
-  bool transposed;
-};
-void multiply(int64_t m, int64_t n, int64_t k, Side a, Side b, bool accumulate, const Tensor& c) {
-  Device& device = c.device();
-  dispatch_float(c.dtype(), [&]<class T>() {
-    parallel_gemm(device, m, n, k, Operand<T>{a.tensor.data<T>(), a.ld, a.transposed},
-                  Operand<T>{b.tensor.data<T>(), b.ld, b.transposed}, accumulate ? T(1) : T(0), c.data<T>(),
-                  n);
-  });
-}
 
 Shape with_last(const Shape& shape, int64_t last) {
   std::vector<int64_t> dims(shape.begin(), shape.end());
@@ -54,7 +40,7 @@ void sum_rows(const Tensor& x, int64_t N, const GradTarget& out) {
 }
 
 // w_out_in: weight [N, K] (linear) or [K, N] (matmul).
-Var product(std::string_view name, const Var& x, const Var& w, bool w_out_in, const Var& bias) {
+Var with_weight(std::string_view name, const Var& x, const Var& w, bool w_out_in, const Var& bias) {
   RK_CHECK(w.shape().size() == 2, "[", name, "] weight must have 2 dims, has ", w.shape());
   const int64_t K = x.shape().back(), M = K == 0 ? 0 : x.value().numel() / K;
   const int64_t N = w.shape()[w_out_in ? 0 : 1];
@@ -65,22 +51,23 @@ Var product(std::string_view name, const Var& x, const Var& w, bool w_out_in, co
   Tensor y = empty(with_last(x.shape(), N), x.value().dtype(), x.value().device());
   const bool has_bias = bias.defined();
   if (has_bias) {
+    check_cpu("bias", y.device());
     RK_CHECK(bias.value().numel() == N, "[", name, "] bias ", bias.shape(), " for ", N, " outputs");
     fill_rows(bias.value(), y);
   }
-  multiply(M, N, K, {x.value(), K, false}, {w.value(), w_out_in ? K : N, w_out_in}, has_bias, y);
+  rookery::product(M, N, K, {x.value(), K}, {w.value(), w_out_in ? K : N, w_out_in}, has_bias, {y, N});
   return record(
       name, {x, w, bias}, y, [x = x.value(), w = w.value(), w_out_in, M, N, K](const Tensor& dy, Grads& g) {
         if (g.wants(0)) {
           const GradTarget dx = g.into(0);
-          multiply(M, K, N, {dy, N, false}, {w, w_out_in ? K : N, !w_out_in}, dx.accumulate, dx.tensor);
+          rookery::product(M, K, N, {dy, N}, {w, w_out_in ? K : N, !w_out_in}, dx.accumulate, {dx.tensor, K});
         }
         if (g.wants(1)) {
           const GradTarget dw = g.into(1);
           if (w_out_in) {
-            multiply(N, K, M, {dy, N, true}, {x, K, false}, dw.accumulate, dw.tensor);
+            rookery::product(N, K, M, {dy, N, true}, {x, K}, dw.accumulate, {dw.tensor, K});
           } else {
-            multiply(K, N, M, {x, K, true}, {dy, N, false}, dw.accumulate, dw.tensor);
+            rookery::product(K, N, M, {x, K, true}, {dy, N}, dw.accumulate, {dw.tensor, N});
           }
         }
         if (g.wants(2)) sum_rows(dy, N, g.into(2));
@@ -90,8 +77,8 @@ Var product(std::string_view name, const Var& x, const Var& w, bool w_out_in, co
 }  // namespace
 
 Var linear(const Var& x, const Var& weight, const Var& bias) {
-  return product("linear", x, weight, true, bias);
+  return with_weight("linear", x, weight, true, bias);
 }
-Var matmul(const Var& x, const Var& a, const Var& bias) { return product("matmul", x, a, false, bias); }
+Var matmul(const Var& x, const Var& a, const Var& bias) { return with_weight("matmul", x, a, false, bias); }
 
 }  // namespace rookery::ops

@@ -1,4 +1,4 @@
-// matmul.h: products of activations with weights. Body: gemm.cpp (BLAS).
+// matmul.h: products of activations with weights. Body: product.h.
 #pragma once
 
 #include "kernels/autograd/autograd.h"

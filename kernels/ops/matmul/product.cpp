@@ -1,0 +1,69 @@
+// product.cpp: picks the library by device and dtype (kernels/ops/matmul/product.h).
+#include "kernels/ops/matmul/product.h"
+
+#include "kernels/ops/backend.h"
+#include "kernels/ops/matmul/gemm.h"
+
+namespace rookery {
+namespace {
+
+template <class T>
+Operand<T> operand(const Matrix& m) {
+  return {m.tensor.data<T>() + m.offset, m.ld, m.transposed};
+}
+
+// A matrix in float, its rows as stored.
+struct Widened {
+  Widened(const Matrix& m, int64_t rows, int64_t columns)
+      : ld(m.transposed ? rows : columns), transposed(m.transposed) {
+    const int64_t stored = transposed ? columns : rows;
+    values.resize(static_cast<size_t>(stored * ld));
+    for (int64_t i = 0; i < stored; ++i)
+      for (int64_t j = 0; j < ld; ++j)
+        values[static_cast<size_t>(i * ld + j)] =
+            static_cast<float>(m.tensor.data<bf16>()[m.offset + i * m.ld + j]);
+  }
+  Operand<float> operand() const { return {values.data(), ld, transposed}; }
+
+  int64_t ld;
+  bool transposed;
+  std::vector<float> values;
+};
+
+// What the GPU's library does, for emul: exact products, sums in float, one rounding.
+void bf16_product(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, bool accumulate,
+                  const Matrix& c) {
+  Device& device = c.tensor.device();
+  const Widened wide_a(a, m, k), wide_b(b, k, n);
+  const float beta = accumulate ? 1 : 0;
+  if (c.tensor.dtype() == DType::kF32)
+    return parallel_gemm(device, m, n, k, wide_a.operand(), wide_b.operand(), beta,
+                         c.tensor.data<float>() + c.offset, c.ld);
+  Widened wide_c(c, m, n);
+  parallel_gemm(device, m, n, k, wide_a.operand(), wide_b.operand(), beta, wide_c.values.data(), n);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j)
+      c.tensor.data<bf16>()[c.offset + i * c.ld + j] = bf16(wide_c.values[static_cast<size_t>(i * n + j)]);
+}
+
+}  // namespace
+
+void product(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, bool accumulate,
+             const Matrix& c) {
+  const DType in = a.tensor.dtype(), out = c.tensor.dtype();
+  RK_CHECK(
+      in == b.tensor.dtype() && (in == out || (in == DType::kBF16 && out == DType::kF32)) && !c.transposed,
+      "[product] ", in, " times ", b.tensor.dtype(), " to ", out);
+  Device& device = c.tensor.device();
+  if (device.target() == DeviceType::kCuda) refuse_device("product", device);
+  if (in == DType::kBF16) {
+    if (device.type() != DeviceType::kMeta) bf16_product(m, n, k, a, b, accumulate, c);
+    return;
+  }
+  dispatch_float(in, [&]<class T>() {
+    parallel_gemm(device, m, n, k, operand<T>(a), operand<T>(b), accumulate ? T(1) : T(0),
+                  c.tensor.data<T>() + c.offset, c.ld);
+  });
+}
+
+}  // namespace rookery
