@@ -166,6 +166,7 @@ void Tape::run_backward() {
       any = any || grads_out.back().defined();
     }
     if (any) {
+      const Range range(*slots_[node->first_output].device, node->name);
       Grads grads(*this, node->inputs);
       node->body(grads_out, grads);
       grads.settle();

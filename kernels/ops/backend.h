@@ -85,7 +85,9 @@ struct Kernel {
                           : target == DeviceType::kCuda ? 4
                                                         : static_cast<int>(device.isa())];
     if (run == nullptr) refuse_device(name, device);
-    if (device.type() != DeviceType::kMeta) run(args);
+    if (device.type() == DeviceType::kMeta) return;
+    const Range range(device, name);
+    run(args);
   }
 };
 template <class Args>

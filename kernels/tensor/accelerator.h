@@ -18,6 +18,13 @@ class Replay {
   virtual void run() = 0;
 };
 
+// Bytes on their way to the host.
+class Pending {
+ public:
+  virtual ~Pending() = default;
+  virtual const std::byte* wait() = 0;  // valid as long as this object
+};
+
 // Memory and one stream of work on a GPU. Copies, fills and kernels are done in the order of the calls; the
 // host waits where a comment says so. Throws Error with the name of the failing call (kernels/cuda/check.h).
 class Accelerator {
@@ -36,6 +43,7 @@ class Accelerator {
 
   virtual void upload(const void* host, std::byte* to, size_t bytes) = 0;      // `host` may change at once
   virtual void download(const std::byte* from, void* host, size_t bytes) = 0;  // waits
+  virtual std::unique_ptr<Pending> begin_download(const std::byte* from, size_t bytes) = 0;
   virtual void copy(const std::byte* from, std::byte* to, size_t bytes) = 0;
   virtual void fill(std::byte* to, unsigned char value, size_t bytes) = 0;
   virtual void convert(const Tensor& from, const Tensor& to) = 0;             // f32 and bf16
@@ -43,6 +51,10 @@ class Accelerator {
 
   // What `work` launches, noted without being run.
   virtual std::unique_ptr<Replay> capture(const std::function<void()>& work) = 0;
+
+  // What is launched in between has this name in profiles.
+  virtual void begin_range(const std::string& name) = 0;
+  virtual void end_range() = 0;
 };
 
 }  // namespace rookery

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "kernels/base/parallel.h"
 #include "kernels/tensor/accelerator.h"
@@ -65,6 +66,23 @@ class Device {
   ThreadPool pool_;
   std::unique_ptr<Accelerator> accelerator_;
   Arena arena_;  // after what it takes its memory from
+};
+
+// While it lives, what the GPU is told to do has this name in profiles.
+class Range {
+ public:
+  Range(const Device& device, std::string_view name)
+      : accelerator_(device.on_host() ? nullptr : &device.accelerator()) {
+    if (accelerator_) accelerator_->begin_range(std::string(name));
+  }
+  ~Range() {
+    if (accelerator_) accelerator_->end_range();
+  }
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
+
+ private:
+  Accelerator* accelerator_;
 };
 
 }  // namespace rookery

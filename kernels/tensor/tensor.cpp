@@ -178,20 +178,19 @@ void check_shape(const Tensor& t, const Shape& expected, std::string_view who) {
   RK_CHECK(t.shape() == expected, who, " must be ", expected, ", is ", t.shape());
 }
 
-std::vector<double> to_doubles(const Tensor& t) {
-  std::vector<double> out(static_cast<size_t>(t.numel()));
-  std::vector<std::byte> staging(t.device().on_host() ? 0 : t.bytes());
-  if (!t.device().on_host()) download(t, staging.data());
-  const std::byte* data = t.device().on_host() ? t.raw() : staging.data();
+namespace {
+
+std::vector<double> doubles_of(const std::byte* data, DType dtype, int64_t n) {
+  std::vector<double> out(static_cast<size_t>(n));
   auto fill = [&]<class T>() {
     const T* from = reinterpret_cast<const T*>(data);
     for (size_t i = 0; i < out.size(); ++i) out[i] = converted<double>(from[i]);
   };
-  switch (t.dtype()) {
+  switch (dtype) {
     case DType::kF64:
     case DType::kF32:
     case DType::kBF16:
-      dispatch_any_float(t.dtype(), fill);
+      dispatch_any_float(dtype, fill);
       break;
     case DType::kI64:
       fill.operator()<int64_t>();
@@ -204,6 +203,27 @@ std::vector<double> to_doubles(const Tensor& t) {
       break;
   }
   return out;
+}
+
+}  // namespace
+
+std::vector<double> to_doubles(const Tensor& t) {
+  if (t.device().on_host()) return doubles_of(t.raw(), t.dtype(), t.numel());
+  std::vector<std::byte> staging(t.bytes());
+  download(t, staging.data());
+  return doubles_of(staging.data(), t.dtype(), t.numel());
+}
+
+Readback::Readback(const Tensor& t) : numel_(t.numel()), dtype_(t.dtype()) {
+  if (t.device().on_host()) {
+    values_ = to_doubles(t);
+  } else {
+    pending_ = t.device().accelerator().begin_download(t.raw(), t.bytes());
+  }
+}
+
+std::vector<double> Readback::values() {
+  return pending_ ? doubles_of(pending_->wait(), dtype_, numel_) : values_;
 }
 
 }  // namespace rookery

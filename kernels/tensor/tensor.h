@@ -146,4 +146,17 @@ Tensor tensor_from(std::span<const T> values, const Shape& shape, DType dtype, D
 }
 std::vector<double> to_doubles(const Tensor& t);
 
+// The values of a tensor as they are when the work before it is done; nobody waits until values() is called.
+class Readback {
+ public:
+  explicit Readback(const Tensor& t);
+  std::vector<double> values();
+
+ private:
+  int64_t numel_;
+  DType dtype_;
+  std::unique_ptr<Pending> pending_;  // of a GPU
+  std::vector<double> values_;        // of the host
+};
+
 }  // namespace rookery

@@ -16,6 +16,8 @@ std::string history_of(const std::string& slot) { return "/history/" + slot; }
 
 h5::Type type_of(const Tensor& t) {
   switch (t.dtype()) {
+    case DType::kBF16:
+      return h5::Type::kU16;  // its bits
     case DType::kF64:
       return h5::Type::kF64;
     case DType::kF32:
