@@ -668,9 +668,36 @@ TEST_F(ConvertCommand, EveryFormEvaluatesToTheSameFigures) {
   // Training starts from a converted file as from a checkpoint.
   const auto train = runs_->train("again", {"init.from=" + path("a.pth"), "recipe.max_steps=3"});
   EXPECT_EQ(train.code, 0) << train.err;
+  // Of a model of another width: not one value is taken over, whatever fits where.
+  for (const char* change : {"model.hidden_size=16", "model.hidden_size=64"}) {
+    const auto other = runs_->train("other", {"init.from=" + path("a.pth"), change});
+    EXPECT_EQ(other.code, 65) << other.err;
+    EXPECT_NE(other.err.find("emb.weight: found [257, 32], expected [257, "), std::string::npos) << other.err;
+  }
+  const auto deeper = runs_->train("other", {"init.from=" + path("a.pth"), "model.num_layers=2"});
+  EXPECT_EQ(deeper.code, 65) << deeper.err;
+  EXPECT_NE(deeper.err.find("blocks.1.att.key.weight: missing"), std::string::npos) << deeper.err;
+  // There is nothing to go on with in a converted run.
+  const auto resumed = runs_->train("a-run");
+  EXPECT_EQ(resumed.code, 65) << resumed.err;
+  EXPECT_NE(resumed.err.find("error[CKPT-121]"), std::string::npos) << resumed.err;
+  EXPECT_NE(resumed.err.find("init.from="), std::string::npos) << resumed.err;
   const auto text = run_rookery({"generate", "--weights", path("a.pth"), "--vocab", path("vocab.txt"),
                                  "--max-tokens", "4", "--threads", "1"});
   EXPECT_EQ(text.code, 0) << text.err;
+}
+
+// The same shapes, but other angles of the positions.
+TEST_F(ConvertCommand, WeightsThatWereMadeForOtherPositionsAreToldOf) {
+  const std::vector<std::string> llama = {"model.arch=llama", "model.num_heads=2", "model.ffn_size=32",
+                                          "recipe.max_steps=3"};
+  const auto first = runs_->train("llama", llama);
+  ASSERT_EQ(first.code, 0) << first.err;
+  auto more = llama;
+  more.insert(more.end(), {"model.rope_theta=500", "init.from=" + path("llama")});
+  const auto second = runs_->train("llama-500", more);
+  EXPECT_EQ(second.code, 0) << second.err;
+  EXPECT_NE(second.err.find("has model.rope_theta 10000, this run 500"), std::string::npos) << second.err;
 }
 
 TEST_F(ConvertCommand, MistakesHaveTheirExitCodes) {

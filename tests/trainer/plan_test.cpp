@@ -191,13 +191,16 @@ TEST(Plan, Command) {
   EXPECT_EQ(run["parameters"], 1'445'257'216);
   EXPECT_EQ(run["modules"]["emb"], 65536 * 2048);
 
-  const auto cached = run_rookery({"plan", "--cache", "--json", file, "--tokens", "1Ki", "--tokens", "64Ki"});
+  const auto cached = run_rookery(
+      {"plan", "--cache", "--json", file, "--tokens", "1Ki", "--tokens", "64Ki", "--tokens", "1Gi"});
   ASSERT_EQ(cached.code, 0) << cached.err;
   const auto all = nlohmann::json::parse(cached.out);
   const auto& cache = all["runs"][0];
   EXPECT_EQ(cache["bytes_per_token"], 4 * (128 / 16) + 4);
   EXPECT_EQ(cache["lengths"][1]["bytes"].get<int64_t>() - cache["lengths"][0]["bytes"].get<int64_t>(),
             (64 - 1) * 1024 * 36);
+  EXPECT_EQ(cache["lengths"][2]["bytes"].get<int64_t>() - cache["lengths"][0]["bytes"].get<int64_t>(),
+            ((int64_t{1} << 30) - 1024) * 36);
   EXPECT_EQ(cache["measured"]["used_bytes"], cache["lengths"][0]["bytes"]);
   EXPECT_NEAR(all["paper"]["ratios"][0]["ratio"].get<double>(), 756.18, 0.005);
 

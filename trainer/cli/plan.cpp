@@ -19,6 +19,8 @@ using loop::fixed;
 constexpr int64_t kRunHere = int64_t{64}
                              << 20;  // parameters up to which the cache is also measured on the CPU
 constexpr int64_t kMeasuredTokens = 1024;
+constexpr int64_t kLong =
+    8192;  // beyond all windows of waiting tokens: from here on each token adds the same
 constexpr int64_t kMostTokens = int64_t{1} << 30;
 
 void print(const std::string& line) { std::printf("%s\n", line.c_str()); }
@@ -70,20 +72,22 @@ nlohmann::json cache(const std::string& file, const Arguments& a) {
   const loop::Session meta = loop::make_session(config::parse_run(yaml, file), DeviceType::kMeta);
   const int64_t L = meta.model->num_blocks(), D = meta.model->embedding().global[1];
   const auto number = static_cast<double>(dtype_size(meta.store->dtype()));
-  // Both at lengths beyond every window of waiting tokens, so that the difference is what each token adds.
-  const auto few = plan::measure_cache(*meta.model, *meta.device, 8192);
-  const auto many = plan::measure_cache(*meta.model, *meta.device, 8192 + 4096);
+  const auto few = plan::measure_cache(*meta.model, *meta.device, kLong);
+  const auto many = plan::measure_cache(*meta.model, *meta.device, kLong + 4096);
   const double per_token = static_cast<double>(many.used - few.used) / 4096;
-  const double constant = static_cast<double>(few.used) - 8192 * per_token;
+  const double constant = static_cast<double>(few.used) - static_cast<double>(kLong) * per_token;
   nlohmann::json result{{"name", run.config.name},
                         {"arch", run.config.model->arch()},
                         {"constant_bytes", constant},
                         {"bytes_per_token", per_token},
                         {"transformer_bytes_per_token", plan::transformer_entries(L, D) * number},
                         {"lengths", nlohmann::json::array()}};
-  for (const int64_t tokens : lengths(a))
-    result["lengths"].push_back(
-        {{"tokens", tokens}, {"bytes", plan::measure_cache(*meta.model, *meta.device, tokens).used}});
+  for (const int64_t tokens : lengths(a)) {
+    const int64_t bytes =
+        tokens <= kLong ? plan::measure_cache(*meta.model, *meta.device, tokens).used
+                        : few.used + static_cast<int64_t>(per_token * static_cast<double>(tokens - kLong));
+    result["lengths"].push_back({{"tokens", tokens}, {"bytes", bytes}});
+  }
   if (plan::num_parameters(*meta.model) <= kRunHere) {
     const loop::Session cpu = loop::make_session(config::parse_run(yaml, file));
     const auto measured = plan::measure_cache(*cpu.model, *cpu.device, kMeasuredTokens);

@@ -4,6 +4,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/io.h"
@@ -99,6 +100,12 @@ std::optional<RunFolder::Found> RunFolder::find(const std::string& which) const 
   }
   if (!found) return std::nullopt;
   const checkpoint::Manifest& m = found->manifest();
+  if (m.state.contains("converted_from"))
+    fail(ExitCode::kData, "CKPT-121", found->folder().string(),
+         ": holds weights alone, made by ckpt convert: there are no optimizer moments to go on with. Start "
+         "from it: "
+         "init.from=",
+         path_.string(), " and another run_dir");
   return Found{found->folder(), TrainState::from_json(m.state), m.config, m.saved_at, m.world};
 }
 
@@ -181,9 +188,34 @@ std::string Weights::identity() const {
 void Weights::load(ParamStore& store) const {
   auto pieces = pieces_of(store, nullptr);
   if (impl_->checkpoint) return impl_->checkpoint->read(pieces);
-  // Pieces and tensors both follow the model's parameters.
-  std::vector<std::span<std::byte>> into;
-  for (const checkpoint::Piece& p : pieces) into.push_back(p.bytes);
+  const std::vector<foreign::TensorInfo>& tensors = impl_->file.tensors->tensors();
+  std::map<std::string, size_t> places;
+  for (size_t i = 0; i < tensors.size(); ++i) places[tensors[i].name] = i;
+  std::vector<std::span<std::byte>> into(tensors.size());
+  std::vector<std::string> lines;
+  for (const checkpoint::Piece& p : pieces) {
+    const auto at = places.find(p.name);
+    if (at == places.end()) {
+      lines.push_back(str(p.name, ": missing, expected ", foreign::to_string(p.global_shape)));
+      continue;
+    }
+    const foreign::TensorInfo& found = tensors[at->second];
+    if (found.shape != p.global_shape)
+      lines.push_back(str(p.name, ": found ", foreign::to_string(found.shape), ", expected ",
+                          foreign::to_string(p.global_shape)));
+    into[at->second] = p.bytes;
+    places.erase(at);
+  }
+  for (const auto& [name, i] : places)
+    lines.push_back(str(name, ": unexpected, found ", foreign::to_string(tensors[i].shape)));
+  if (!lines.empty()) {
+    std::string all;
+    for (size_t i = 0; i < std::min<size_t>(lines.size(), 50); ++i) all += "\n  " + lines[i];
+    if (lines.size() > 50) all += str("\n  ... and ", lines.size() - 50, " more");
+    fail(ExitCode::kData, "WTS-09", path().string(), ": ", lines.size(),
+         " tensors differ from what the model of this run expects:", all,
+         "\nUse the model section of these weights, or other weights");
+  }
   foreign::load_values(*impl_->file.tensors,
                        store.dtype() == DType::kF64 ? foreign::Type::kF64 : foreign::Type::kF32, into);
 }

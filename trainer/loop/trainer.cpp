@@ -1,11 +1,14 @@
 // trainer.cpp: see step() first.
 #include "trainer/loop/trainer.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "data/tokenizer/tokenizer.h"
 #include "kernels/base/fault.h"
 #include "kernels/base/io.h"
+#include "trainer/config/writers.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
 #include "trainer/loop/memory_plan.h"
@@ -336,6 +339,22 @@ Trainer::Trainer(config::LoadedRun run, TrainOptions options, Console& console)
   start_log();
 }
 
+namespace {
+
+// Keys that change what weights of the same shapes compute.
+std::vector<config::Difference> other_mathematics(config::Selected<config::ModelConfig>& left,
+                                                  config::Selected<config::ModelConfig>& right) {
+  static constexpr std::array<std::string_view, 5> kKeys = {"norm_eps", "rope_theta", "rope_rescale",
+                                                            "use_v2", "use_one_minus_w"};
+  auto all = config::differences(*config::make_member(left), *config::make_member(right));
+  std::erase_if(all, [](const config::Difference& d) {
+    return !d.path.starts_with("rope_scaling.") && std::ranges::find(kKeys, d.path) == kKeys.end();
+  });
+  return all;
+}
+
+}  // namespace
+
 // Checkpoints that would be taken for the newest of this run although it goes another way.
 void Trainer::make_way(std::optional<int64_t> resumed_step) {
   const auto newest = folder_.newest_step();
@@ -352,7 +371,14 @@ void Trainer::begin() {
   session_.model->parameters.initialize(static_cast<uint64_t>(c.seed));
   state_.seed = c.seed;
   state_.run_id = new_run_id();
-  if (!c.init.from.empty()) Weights(c.init.from).load(*session_.store);
+  if (!c.init.from.empty()) {
+    const Weights weights(c.init.from);
+    weights.load(*session_.store);
+    config::RunConfig theirs = weights.config();
+    for (const auto& d : other_mathematics(theirs.model, session_.config.model))
+      tell('W', str("init.from: ", weights.path().string(), " has model.", d.path, " ", d.left, ", this run ",
+                    d.right));
+  }
   make_way({});
 }
 
@@ -415,8 +441,7 @@ void Trainer::start_log() {
       log_->info(str("environment: ", name, "=", value));
     }
   }
-  int64_t embedding = 0;
-  if (const Parameter* emb = session_.model->parameters.find("emb.weight")) embedding = emb->global.numel();
+  const int64_t embedding = session_.model->embedding().global.numel();
   log_->info(str(c.name, ": ", c.model.name(), ", ",
                  human_count(static_cast<double>(session_.store->num_elements())), " parameters (",
                  human_count(static_cast<double>(session_.store->num_elements() - embedding)),

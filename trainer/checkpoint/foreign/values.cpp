@@ -153,6 +153,8 @@ ValueCounts convert_values(Type from_type, std::span<const std::byte> from, Type
 ValueCounts read_values(const TensorFile& file, size_t i, Type to_type, std::span<std::byte> to,
                         bool saturate) {
   const TensorInfo& t = file.tensors()[i];
+  RK_CHECK(to.size() == t.bytes() / size_of(t.type) * size_of(to_type), "[read_values] ", t.name, " ",
+           to_string(t.shape), " into ", to.size(), " bytes");
   if (t.type == to_type) {  // at once and in place
     file.read(i, 0, to);
     ValueCounts counts;
