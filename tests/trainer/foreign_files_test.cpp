@@ -3,6 +3,7 @@
 // break one rule each.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -323,6 +324,19 @@ TEST(TorchFile, ArchivesThatLieAreRefused) {
   Archive(pickle("}"), {{"m/constants.pkl", ""}}).refused({"TorchScript"}, "WTS-01");
 }
 
+// An entry whose header and content lie within the content of another one.
+TEST(TorchFile, EntriesThatOverlapAreRefused) {
+  std::string inner("PK\3\4", 4);
+  inner += std::string(22, '\0');
+  append<uint16_t>(inner, 3);
+  append<uint16_t>(inner, 0);
+  inner += "m/x";
+  Archive a(pickle("}"), {{"m/outer", inner + "abcd"}, {"m/x", "abcd"}});
+  EXPECT_NO_THROW(open_tensor_file(a.path));
+  a.set(a.bytes.rfind("m/x") - 46 + 42, a.bytes.find(inner), 4);
+  a.refused({"m/outer", "m/x", "overlap"});
+}
+
 TEST(TorchFile, TensorsThatTheirStorageDoesNotHoldAreNamed) {
   const auto refused = [](const std::string& tensor, const std::vector<std::string>& words) {
     std::vector<std::string> all = words;
@@ -380,6 +394,21 @@ TEST(TorchFile, EntriesBeyondFourGigabytesAreReachable) {
   EXPECT_EQ(text, "after");
   file->read(0, kLarge - 5, std::as_writable_bytes(std::span(text)));
   EXPECT_EQ(text, std::string(5, '\0'));
+
+  // Its two sizes in the zip64 field of the directory, now near 2^64.
+  std::fstream bytes(path, std::ios::binary | std::ios::in | std::ios::out);
+  std::string tail(400, '\0'), size;
+  bytes.seekg(-400, std::ios::end);
+  bytes.read(tail.data(), 400);
+  append(size, kLarge);
+  const size_t at = tail.find(size + size);
+  ASSERT_NE(at, std::string::npos);
+  bytes.seekp(static_cast<std::streamoff>(at) - 400, std::ios::end);
+  size.clear();
+  append(size, ~uint64_t{7});
+  bytes << size << size << std::flush;
+  expect_error([&] { open_tensor_file(path); }, ExitCode::kData, "WTS-02",
+               {"a/data/0 claims 18446744073709551608 bytes", "beyond"});
 }
 
 // ---- safetensors
