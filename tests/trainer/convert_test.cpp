@@ -524,6 +524,10 @@ TEST_F(Conversions, TransformerConfigsAreReadOrRefusedByKey) {
     refused(file, {{"layer_types", {"full_attention", "sliding_attention"}}}, "sliding_attention");
   }
   refused(llama, {{"attention_bias", true}}, "attention_bias");
+  refused(llama, {{"rope_scaling", {{"rope_type", "linear"}}}}, "factor is missing");
+  refused(llama, {{"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 1}}}},
+          "high_freq_factor is missing");
+  refused(llama, {{"rope_scaling", {{"rope_type", "linear"}, {"factor", "8"}}}}, "factor is \"8\"");
   refused(qwen, {{"use_sliding_window", true}}, "use_sliding_window");
   refused(llama, {{"tie_word_embeddings", true}}, "lm_head.weight differs");
   EXPECT_EQ(with(llama, {{"num_key_value_heads", 4}})["id"], "WTS-09");

@@ -446,6 +446,14 @@ TEST_F(ModelCommands, BadInputIsNamed) {
   EXPECT_EQ(run_rookery({"eval", "--run", path("absent"), "--text", path("passages.jsonl")}).code, 66);
 }
 
+TEST_F(ModelCommands, NamesOfFilesNeedNotBeUtf8) {
+  put(runs_->folder(), "odd\xff.txt", "two words");
+  const auto result = run_rookery(
+      {"eval", "--run", path("fp64"), "--text", path("odd\xff.txt"), "--json", "--out", path("odd.json")});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(test::slurp(path("odd.json")), result.out);
+}
+
 TEST_F(ModelCommands, TheSameSeedGivesTheSameText) {
   const auto text = [](const char* seed) {
     return generate("fp64", {"--max-tokens", "40", "--top-p", "1", "--past-end", "--seed", seed}).out;

@@ -282,9 +282,11 @@ int run(const Arguments& a) {
                     {"context", context},
                     {"window", window},
                     {"results", rows}};
-  if (const auto out = a.maybe("out")) io::write_file_atomic(*out, result.dump(2) + "\n", "eval.result");
+  // Names of files need not be UTF-8.
+  const std::string text = result.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (const auto out = a.maybe("out")) io::write_file_atomic(*out, text, "eval.result");
   if (a.flag("json")) {
-    std::printf("%s\n", result.dump(2).c_str());
+    std::fputs(text.c_str(), stdout);
     return 0;
   }
   std::printf("%s, context %s, window %lld\n", loop::printable(session.checkpoint.string()).c_str(),

@@ -152,7 +152,7 @@ int run(const Arguments& a) {
   for (const std::string& file : a.positional())
     all["runs"].push_back(caches ? cache(file, a) : count(file, a));
   if (caches) all["paper"] = paper(a);
-  if (a.flag("json")) std::printf("%s\n", all.dump(2).c_str());
+  if (a.flag("json")) print(all.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   return 0;
 }
 

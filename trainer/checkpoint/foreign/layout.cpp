@@ -182,6 +182,12 @@ std::string number_at(const Json& config, const std::string& key, const std::str
   return config[key].dump();
 }
 
+std::string required_number_at(const Json& config, const std::string& key, const std::string& place) {
+  const std::string text = number_at(config, key, "", place);
+  if (text.empty()) fail(ExitCode::kData, "WTS-08", place, ": ", key, " is missing, expected a number");
+  return text;
+}
+
 void transformer_keys(const Json& c, Keys& keys, const std::string& place, const std::string& eps,
                       const std::string& theta) {
   expect_value(c, "hidden_act", "silu", place);
@@ -192,8 +198,7 @@ void transformer_keys(const Json& c, Keys& keys, const std::string& place, const
       if (type != "full_attention")
         fail(ExitCode::kData, "WTS-08", place, ": layer_types holds ", type.dump(),
              ", expected \"full_attention\" alone: this model would compute something else");
-  keys["num_heads"] = number_at(c, "num_attention_heads", "", place);
-  if (keys["num_heads"].empty()) fail(ExitCode::kData, "WTS-08", place, ": num_attention_heads is missing");
+  keys["num_heads"] = required_number_at(c, "num_attention_heads", place);
   keys["num_kv_heads"] = number_at(c, "num_key_value_heads", keys["num_heads"], place);
   keys["head_size"] = number_at(c, "head_dim", "0", place);
   keys["norm_eps"] = number_at(c, "rms_norm_eps", eps, place);
@@ -226,12 +231,13 @@ void llama_keys(const Json& c, Keys& keys, const std::string& place) {
     fail(ExitCode::kData, "WTS-08", place, ": rope_scaling is of type ", scaling["rope_type"].dump(),
          ", expected default, linear or llama3: this model would compute something else");
   keys["rope_scaling.type"] = scaling["rope_type"].get<std::string>();
-  keys["rope_scaling.factor"] = number_at(scaling, "factor", "1", place);
+  const std::string in_scaling = place + ": rope_scaling";
+  keys["rope_scaling.factor"] = required_number_at(scaling, "factor", in_scaling);
   if (scaling["rope_type"] == "linear") return;
-  keys["rope_scaling.low_freq_factor"] = number_at(scaling, "low_freq_factor", "1", place);
-  keys["rope_scaling.high_freq_factor"] = number_at(scaling, "high_freq_factor", "4", place);
+  keys["rope_scaling.low_freq_factor"] = required_number_at(scaling, "low_freq_factor", in_scaling);
+  keys["rope_scaling.high_freq_factor"] = required_number_at(scaling, "high_freq_factor", in_scaling);
   keys["rope_scaling.original_context"] =
-      number_at(scaling, "original_max_position_embeddings", "8192", place);
+      required_number_at(scaling, "original_max_position_embeddings", in_scaling);
 }
 
 void qwen2_keys(const Json& c, Keys& keys, const std::string& place) {
