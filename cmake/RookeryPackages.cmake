@@ -90,6 +90,11 @@ if(ROOKERY_CUDA STREQUAL "ON" OR (ROOKERY_CUDA STREQUAL "AUTO" AND NOT ROOKERY_S
       set(CMAKE_CUDA_ARCHITECTURES 90a CACHE STRING "GPU architectures to build for, e.g. 80;90a")
     endif()
     enable_language(CUDA)
+    # Before 3.26 CMake does not know nvcc's flag for C++20.
+    if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    endif()
     set(CMAKE_CUDA_STANDARD 20)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     set(CMAKE_CUDA_EXTENSIONS OFF)

@@ -52,6 +52,8 @@ OpCase eagle_case(const Size& s, bool carried, bool starts, Uniform decay) {
         if (t < T && (t > 0 || b == 1)) doc_start[b * T + t] = 1;
     c.integers("doc_start", {B, T}, DType::kU8, doc_start);
   }
+  c.keep_f32("state0");
+  c.bf16_outputs = {DType::kBF16, DType::kF32};
   c.run = [=](const Named<Var>& in) {
     const auto out = ops::wkv5(in["r"], in["k"], in["v"], in["w"], in["u"], carried ? in["state0"] : Var(),
                                starts ? in["doc_start"].value() : Tensor());

@@ -1,5 +1,6 @@
-// wkv6_test.cpp: ops::wkv6 against the token-by-token recurrence in double (tests/support/wkv6_ref.h), in
-// float and double, in every instruction set that the processor has.
+// wkv6_test.cpp: ops::wkv6 against the token-by-token recurrence in double (tests/support/wkv6_ref.h): in
+// float and double in every instruction set that the processor has, in float and bf16 by the GPU's kernels on
+// the emulator.
 #include "kernels/ops/wkv6/wkv6.h"
 
 #include <gtest/gtest.h>
@@ -13,6 +14,9 @@
 #include <utility>
 #include <vector>
 
+#ifdef ROOKERY_HAVE_EMUL
+#include "kernels/emul/options.h"
+#endif
 #include "tests/support/wkv6_ref.h"
 
 namespace rookery {
@@ -97,21 +101,22 @@ Results reference(Case c) {
   return {x.y, x.state, x.dr, x.dk, x.dv, x.dw, x.du, x.dstate0};
 }
 
-Results run(const Case& c, DType dtype, CpuIsa isa, int threads = 2) {
-  Device device(DeviceType::kCpu, threads, isa);
+Results run(const Case& c, DType dtype, Device& device) {
+  const DType state_dtype = dtype == DType::kBF16 ? DType::kF32 : dtype;
   const Wkv6Ref& x = c.ref;
   const Shape rows{x.B, x.T, x.H, x.N}, states{x.B, x.H, x.N, x.N};
   Tape tape;
   const auto watch = [&](const Values& values, const Shape& shape) {
-    return tape.watch(tensor_from<double>(values, shape, dtype, device));
+    return tape.watch(tensor_from<double>(values, shape, shape == states ? state_dtype : dtype, device));
   };
   const Var r = watch(x.r, rows), k = watch(x.k, rows), v = watch(x.v, rows), w = watch(x.w, rows),
             u = watch(x.u, {x.H, x.N}), state0 = x.state0.empty() ? Var() : watch(x.state0, states);
   const Tensor doc_start =
       x.doc_start.empty() ? Tensor() : tensor_from<uint8_t>(x.doc_start, {x.B, x.T}, DType::kU8, device);
   const ops::WkvOut out = ops::wkv6(r, k, v, w, u, state0, doc_start);
-  const std::pair<Var, Tensor> seeds[] = {{out.y, tensor_from<double>(c.dy, rows, dtype, device)},
-                                          {out.state, tensor_from<double>(c.dstate, states, dtype, device)}};
+  const std::pair<Var, Tensor> seeds[] = {
+      {out.y, tensor_from<double>(c.dy, rows, dtype, device)},
+      {out.state, tensor_from<double>(c.dstate, states, state_dtype, device)}};
   tape.backward(seeds);
   const auto grad = [&](const Var& input) { return to_doubles(tape.grad(input)); };
   return {to_doubles(out.y.value()),
@@ -122,6 +127,11 @@ Results run(const Case& c, DType dtype, CpuIsa isa, int threads = 2) {
           grad(w),
           grad(u),
           state0.defined() ? grad(state0) : Values()};
+}
+
+Results run(const Case& c, DType dtype, CpuIsa isa, int threads = 2) {
+  Device device(DeviceType::kCpu, threads, isa);
+  return run(c, dtype, device);
 }
 
 // Root of the summed squares of the differences, over that of `expected`.
@@ -151,7 +161,30 @@ void expect_same(const Results& a, const Results& b, const std::string& where) {
     EXPECT_TRUE(same_bits(a.*result.values, b.*result.values)) << result.name << ", " << where;
 }
 
-// In all instruction sets and both precisions.
+#ifdef ROOKERY_HAVE_EMUL
+// By the GPU's kernels, in several orders of their threads. In bf16 from inputs rounded to it.
+void check_emulated(const Case& c, const Results& expected, DType dtype, double bound,
+                    const std::string& what) {
+  Results first;
+  for (const auto order : {emulator::Order::kAscending, emulator::Order::kRandom}) {
+    const emulator::ScopedOptions options({.order = order, .shuffle_blocks = true});
+    Device device(DeviceType::kEmul, 1);
+    const std::string where = str(what, ", emulated, ", order, ", ", dtype);
+    const Results found = run(c, dtype, device);
+    if (first.y.empty()) first = found;
+    expect_close(found, expected, bound, where);
+    expect_same(found, first, where);
+  }
+}
+Case rounded_to_bf16(Case c) {
+  Wkv6Ref& x = c.ref;
+  for (Values* values : {&x.r, &x.k, &x.v, &x.w, &x.u, &c.dy})
+    for (double& e : *values) e = static_cast<float>(bf16(static_cast<float>(e)));
+  return c;
+}
+#endif
+
+// On all devices, in all their precisions.
 void check(const Case& c, const std::string& what, double bound_f32 = 5e-6) {
   const Results expected = reference(c);
   for (CpuIsa isa : present_isas()) {
@@ -159,6 +192,12 @@ void check(const Case& c, const std::string& what, double bound_f32 = 5e-6) {
     expect_close(run(c, DType::kF64, isa), expected, 1e-13, where + ", f64");
     expect_close(run(c, DType::kF32, isa), expected, bound_f32, where + ", f32");
   }
+#ifdef ROOKERY_HAVE_EMUL
+  if (c.ref.N > kWkv6GpuHead) return;
+  check_emulated(c, expected, DType::kF32, bound_f32, what);
+  const Case rounded = rounded_to_bf16(c);
+  check_emulated(rounded, reference(rounded), DType::kBF16, 4e-3, what);
+#endif
 }
 
 TEST(Wkv6, EqualsTheRecurrence) {
@@ -417,6 +456,36 @@ TEST(Wkv6, GradientOfUAccumulates) {
     EXPECT_LE(relative_error(to_doubles(u.grad), expected), 1e-15);
   }
 }
+
+#ifdef ROOKERY_HAVE_EMUL
+// On a GPU too: cut at a multiple of 64 tokens, where it saves states, two calls give the bits of one.
+TEST(Wkv6, CutsChangeNoBitsOnAGpu) {
+  const Case whole = make_case(1, 150, 2, 32, true);
+  Device device(DeviceType::kEmul, 1);
+  for (const int64_t cut : {64, 128}) {
+    Case first = part(whole, 0, cut), second = part(whole, cut, 150);
+    second.ref.state0 = run(first, DType::kF32, device).state;
+    const Results b = run(second, DType::kF32, device);
+    first.dstate = b.dstate0;
+    const Results a = run(first, DType::kF32, device), one = run(whole, DType::kF32, device);
+    expect_same({joined(a.y, b.y), b.state, joined(a.dr, b.dr), joined(a.dk, b.dk), joined(a.dv, b.dv),
+                 joined(a.dw, b.dw), one.du, a.dstate0},
+                one, str("cut at ", cut));
+  }
+}
+
+TEST(Wkv6, RefusesHeadsTooLargeForAGpu) {
+  Device device(DeviceType::kEmul, 1);
+  const Case c = make_case(1, 2, 1, kWkv6GpuHead + 1, false);
+  try {
+    run(c, DType::kF32, device);
+    FAIL() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.id(), kNoKernel);
+    EXPECT_NE(std::string(e.what()).find("heads of size 65"), std::string::npos) << e.what();
+  }
+}
+#endif
 
 TEST(Wkv6, RefusesWrongShapes) {
   Device device(DeviceType::kCpu, 1);

@@ -9,8 +9,8 @@
 namespace rookery::ops {
 namespace {
 
-constexpr auto kForward = RK_KERNEL(wkv6_forward);
-constexpr auto kBackward = RK_KERNEL(wkv6_backward);
+constexpr auto kForward = RK_KERNEL_GPU(wkv6_forward);
+constexpr auto kBackward = RK_KERNEL_GPU(wkv6_backward);
 
 // Both operations: the shape of w says which.
 WkvOut recurrence(std::string_view name, const Var& r, const Var& k, const Var& v, const Var& w, const Var& u,
@@ -27,20 +27,26 @@ WkvOut recurrence(std::string_view name, const Var& r, const Var& k, const Var& 
   if (state0.defined()) expect("state0", state0.value(), {B, H, N, N});
   if (doc_start.defined()) expect("doc_start", doc_start, {B, T});
   Device& device = r.value().device();
-  const DType dtype = r.value().dtype();
-  const int64_t threads = device.pool().num_threads();
+  const DType dtype = r.value().dtype(), state_dtype = dtype == DType::kBF16 ? DType::kF32 : dtype;
+  RK_CHECK(!state0.defined() || state0.value().dtype() == state_dtype, "[", name, "] state0 is ",
+           state0.value().dtype(), ", expected ", state_dtype);
+  const bool gpu = device.target() != DeviceType::kCpu;
+  if (gpu && N > kWkv6GpuHead)
+    fail(ExitCode::kUnavailable, kNoKernel, "operation ", name, ": found heads of size ", N,
+         ", expected at most ", kWkv6GpuHead, " on device ", device.target(), "; mend it by device: cpu");
+  const int64_t threads = device.pool().num_threads(), segment = gpu ? kWkv6GpuSegment : kWkv6Segment;
   // Heads of all sequences are shared out over the threads; where they are fewer, their columns are cut too.
-  const int64_t strips = std::clamp<int64_t>((threads + B * H - 1) / (B * H), 1, wkv6_padded(N) / kWkv6Pad);
+  const int64_t strips =
+      gpu ? 1 : std::clamp<int64_t>((threads + B * H - 1) / (B * H), 1, wkv6_padded(N) / kWkv6Pad);
 
-  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, dtype, device), saved;
+  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, state_dtype, device), saved;
   const std::array inputs{r, k, v, w, u, state0};
   const bool differentiable =
       std::any_of(inputs.begin(), inputs.end(), [](const Var& x) { return x.tracked(); });
-  if (differentiable && T > kWkv6Segment) {
-    saved = empty({B, (T - 1) / kWkv6Segment, H, N, N}, dtype, device);
-  }
-  kForward(device, {r.value(), k.value(), v.value(), w.value(), u.value(), state0.value(), doc_start, y,
-                    state, saved, strips, empty({threads, wkv6_forward_scratch(N)}, dtype, device)});
+  if (differentiable && T > segment) saved = empty({B, (T - 1) / segment, H, N, N}, state_dtype, device);
+  kForward(device,
+           {r.value(), k.value(), v.value(), w.value(), u.value(), state0.value(), doc_start, y, state, saved,
+            strips, gpu ? Tensor() : empty({threads, wkv6_forward_scratch(N)}, dtype, device)});
   const auto backward = [=, r = r.value(), k = k.value(), v = v.value(), w = w.value(), u = u.value(),
                          state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
     Device& dev = r.device();
@@ -53,12 +59,13 @@ WkvOut recurrence(std::string_view name, const Var& r, const Var& k, const Var& 
       a.dw.tensor = empty_like(r);
     } else {
       if (g.wants(3)) a.dw = g.into(3);
-      a.dw_parts = empty(channel_parts, dtype, dev);
+      a.dw_parts = empty(channel_parts, state_dtype, dev);
     }
     if (g.wants(4)) a.du = g.into(4);
     if (g.wants(5)) a.dstate0 = empty_like(state0);
-    a.scratch = empty({threads, wkv6_backward_scratch(T, N)}, dtype, dev);
-    a.du_parts = empty(channel_parts, dtype, dev);
+    a.scratch = gpu ? empty({B, H, kWkv6GpuScratch}, state_dtype, dev)
+                    : empty({threads, wkv6_backward_scratch(T, N)}, dtype, dev);
+    a.du_parts = empty(channel_parts, state_dtype, dev);
     if (strips > 1) a.parts = empty({strips, 3, B, T, H, N}, dtype, dev);
     kBackward(dev, a);
     g.give(0, a.dr), g.give(1, a.dk), g.give(2, a.dv);
