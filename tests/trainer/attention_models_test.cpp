@@ -1,6 +1,6 @@
 // attention_models_test.cpp: the models with attention (Llama, Qwen2, the GoldFinch paper's Llama): a text
-// fed in pieces gives what it gives at once, packed documents what they give alone, saved states go on, and
-// parameters are as many as published.
+// fed in pieces gives what it gives at once, packed documents what they give alone, saved states go on. Their
+// parameter counts: plan_test.cpp.
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -246,48 +246,6 @@ TEST_F(SavedStates, OtherShapesAreRefused) {
       EXPECT_NE(std::string(e.what()).find("model.layers.1.self_attn.v"), std::string::npos) << e.what();
     }
   }
-}
-
-int64_t count(const std::unique_ptr<Model>& model) {
-  int64_t sum = 0;
-  for (const Parameter* p : model->parameters.all()) sum += p->global.numel();
-  return sum;
-}
-
-// Tables of llama-baseline 1 to 3. No weight is allocated.
-TEST(AttentionModels, AsManyParametersAsPublished) {
-  auto llama = [](int64_t D, int64_t L, int64_t Hq, int64_t Hkv, int64_t N, int64_t F, int64_t V, bool tied) {
-    LlamaConfig c;
-    c.hidden_size = D, c.num_layers = L, c.num_heads = Hq, c.num_kv_heads = Hkv, c.head_size = N,
-    c.ffn_size = F;
-    c.vocab_size = V, c.tie_embeddings = tied;
-    return count(make_llama(c));
-  };
-  EXPECT_EQ(llama(4096, 32, 32, 32, 128, 11008, 32000, false), 6738415616);
-  EXPECT_EQ(llama(4096, 32, 32, 8, 128, 14336, 128256, false), 8030261248);
-  EXPECT_EQ(llama(2048, 16, 32, 8, 64, 8192, 128256, true), 1235814400);
-  EXPECT_EQ(llama(3072, 28, 24, 8, 128, 8192, 128256, true), 3212749824);
-  auto qwen2 = [](int64_t D, int64_t L, int64_t Hq, int64_t Hkv, int64_t N, int64_t F, int64_t V, bool tied) {
-    Qwen2Config c;
-    c.hidden_size = D, c.num_layers = L, c.num_heads = Hq, c.num_kv_heads = Hkv, c.head_size = N,
-    c.ffn_size = F;
-    c.vocab_size = V, c.tie_embeddings = tied;
-    return count(make_qwen2(c));
-  };
-  EXPECT_EQ(qwen2(896, 24, 14, 2, 64, 4864, 151936, true), 494032768);
-  EXPECT_EQ(qwen2(1536, 28, 12, 2, 128, 8960, 151936, true), 1543714304);
-  EXPECT_EQ(qwen2(2048, 36, 16, 2, 128, 11008, 151936, true), 3085938688);
-  EXPECT_EQ(qwen2(3584, 28, 28, 4, 128, 18944, 152064, false), 7615616512);
-  EXPECT_EQ(qwen2(5120, 48, 40, 8, 128, 13824, 152064, false), 14770033664);
-  EXPECT_EQ(qwen2(5120, 64, 40, 8, 128, 27648, 152064, false), 32763876352);
-  EXPECT_EQ(qwen2(8192, 80, 64, 8, 128, 29568, 152064, false), 72706203648);
-  auto paper = [](int64_t L, int64_t D) {
-    LlamaPaperConfig c;
-    c.num_layers = L, c.hidden_size = D;
-    return count(make_llama_paper(c));
-  };
-  EXPECT_EQ(paper(24, 2048), 1473454080);
-  EXPECT_EQ(paper(12, 768), 185637888);
 }
 
 // Scores and weighted values, a multiply-add each per key, head channel and layer: 2 FLOPs.
