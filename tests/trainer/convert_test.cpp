@@ -545,6 +545,12 @@ TEST_F(Conversions, ATiedHeadThatIsThereAllTheSameIsPassedOver) {
   const ModelFile model = open_model_file(write_pth("in.pth", c), overrides);
   ASSERT_EQ(model.notes.size(), 1u);
   EXPECT_NE(model.notes[0].find("passed over"), std::string::npos);
+  for (const float other : {7.f, NAN}) {
+    Contents different = c;
+    std::memcpy(different["lm_head.weight"].second.data() + 40, &other, 4);
+    expect_error([&] { open_model_file(write_pth("other.pth", different), overrides); }, ExitCode::kData,
+                 "WTS-08", {"lm_head.weight differs"});
+  }
   expect_error([&] { open_model_file(path("in.pth")); }, ExitCode::kData, "WTS-08", {"config.json"});
 }
 

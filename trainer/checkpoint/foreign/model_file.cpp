@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <set>
 
 #include "kernels/base/error.h"
@@ -164,16 +163,21 @@ void check_tied_head(const TensorFile& file, Model& model, std::vector<std::stri
     return;
   const TensorInfo &a = file.tensors()[head], &b = file.tensors()[embedding];
   double largest = a.shape == b.shape && is_float(a.type) && is_float(b.type) ? 0 : INFINITY;
-  if (largest == 0) {
-    std::vector<std::byte> x(*numel_of(a.shape) * sizeof(double)), y(x.size());
-    read_values(file, head, Type::kF64, x);
-    read_values(file, embedding, Type::kF64, y);
-    for (size_t at = 0; at < x.size(); at += sizeof(double)) {
-      double u, v;
-      std::memcpy(&u, x.data() + at, sizeof u);
-      std::memcpy(&v, y.data() + at, sizeof v);
-      largest = std::max(largest, std::fabs(u - v));
-    }
+  constexpr uint64_t kBlock = 1 << 18;  // elements
+  std::vector<std::byte> raw;
+  std::vector<double> x, y;
+  for (uint64_t at = 0, n = 0; std::isfinite(largest) && at < *numel_of(a.shape); at += n) {
+    n = std::min(kBlock, *numel_of(a.shape) - at);
+    const auto read = [&](size_t tensor, Type type, std::vector<double>& values) {
+      raw.resize(n * size_of(type));
+      values.resize(n);
+      file.read(tensor, at * size_of(type), raw);
+      convert_values(type, raw, Type::kF64, std::as_writable_bytes(std::span(values)));
+    };
+    read(head, a.type, x);
+    read(embedding, b.type, y);
+    for (uint64_t k = 0; k < n; ++k)
+      if (const double off = std::fabs(x[k] - y[k]); std::isnan(off) || off > largest) largest = off;
   }
   if (!(largest == 0))
     fail(ExitCode::kData, "WTS-08", file.path(),
