@@ -17,60 +17,23 @@ using nn::Scope;
 
 // Upper is the attention of the blocks above; the models of both kinds have the rest in common.
 template <class Upper>
-class Stack : public Model {
+class Hybrid : public RwkvStack {
  public:
-  explicit Stack(const GoldFinchConfig& c)
-      : c_(c),
-        emb_(Scope(parameters).param("emb.weight", {c.vocab_size, c.hidden_size}, embedding_init())),
-        ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c.hidden_size),
-        lower_(make_blocks<FinchC2TimeMix>(0, c.num_lower())),
-        upper_(make_blocks<Upper>(c.num_lower(), c.num_layers, c.rotary)),
-        ln_out_(Scope(parameters).child("ln_out"), c.hidden_size),
-        head_(Scope(parameters)
-                  .param("head.weight", {c.vocab_size, c.hidden_size},
-                         head_init(c.vocab_size, c.hidden_size))) {}
-
-  Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
-  int64_t num_blocks() const override { return c_.num_layers; }
-  void block(int64_t i, Context& cx, Carry& carry) override {
-    if (i < c_.num_lower()) {
-      (*lower_[i])(cx, carry);
-    } else {
-      (*upper_[i - c_.num_lower()])(cx, carry);
-    }
-  }
-  Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
-  Parameter& embedding() override { return emb_; }
-  Parameter& head() override { return head_; }
+  explicit Hybrid(const GoldFinchConfig& c)
+      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+                  [&](const Scope& s, const LayerInit& init) -> Block {
+                    if (init.layer < c.num_lower()) return goldfinch_block<FinchC2TimeMix>(s, c, init);
+                    return goldfinch_block<Upper>(s, c, init, c.rotary);
+                  }),
+        c_(c) {}
   OptimGroup optim_group(const Parameter& p) const override { return goldfinch_group(p); }
   double mixer_flops_per_token(int64_t seq_len) const override {
-    double flops = 0;
-    for (const auto& b : lower_) flops += b->att.flops_per_token(seq_len);
-    for (const auto& b : upper_) flops += b->att.flops_per_token(seq_len);
-    return flops;
+    return static_cast<double>(c_.num_lower()) * c_.recurrent_flops() +
+           static_cast<double>(c_.num_layers - c_.num_lower()) * c_.attention_flops(seq_len);
   }
 
  protected:
-  template <class TimeMix>
-  using Blocks = std::vector<std::unique_ptr<GoldFinchBlock<TimeMix>>>;
-
-  template <class TimeMix, class... Args>
-  Blocks<TimeMix> make_blocks(int64_t begin, int64_t end, const Args&... args) {
-    Blocks<TimeMix> blocks;
-    for (int64_t i = begin; i < end; ++i)
-      blocks.push_back(std::make_unique<GoldFinchBlock<TimeMix>>(
-          Scope(parameters).child("blocks").child(std::to_string(i)), c_,
-          LayerInit(i, c_.num_layers, c_.hidden_size), args...));
-    return blocks;
-  }
-
   GoldFinchConfig c_;
-  Parameter& emb_;
-  nn::LayerNorm ln0_;
-  Blocks<FinchC2TimeMix> lower_;
-  Blocks<Upper> upper_;
-  nn::LayerNorm ln_out_;
-  Parameter& head_;
 };
 
 // What the GOLD blocks see of all tokens is held once: ids and the compressed output of the Finch-C2 blocks.
@@ -78,10 +41,10 @@ constexpr const char *kIds = "gold.ids", *kCache = "gold.cache";
 // Output of the Finch-C2 blocks for the last tokens that prefill() did not take through the GOLD blocks.
 constexpr const char* kPending = "gold.pending";
 
-class GoldFinch : public Stack<Gold> {
+class GoldFinch : public Hybrid<Gold> {
  public:
   explicit GoldFinch(const GoldFinchConfig& c)
-      : Stack<Gold>(c),
+      : Hybrid<Gold>(c),
         compress_(Scope(parameters).child("w_kv_cache_a"), c.hidden_size, c.cache_width(),
                   nn::orthogonal(1.0)),
         expand_(Scope(parameters)
@@ -89,7 +52,7 @@ class GoldFinch : public Stack<Gold> {
                            nn::orthogonal(1.0))) {}
 
   Carry embed(Context& cx, const Tensor& ids) override {
-    Carry carry = Stack<Gold>::embed(cx, ids);
+    Carry carry = Hybrid<Gold>::embed(cx, ids);
     carry.gold = std::make_shared<GoldSight>();
     carry.gold->ids = ids;
     carry.gold->x0 = carry.x;
@@ -98,7 +61,7 @@ class GoldFinch : public Stack<Gold> {
 
   void block(int64_t i, Context& cx, Carry& carry) override {
     if (i == c_.num_lower()) enter_upper(cx, carry);
-    Stack<Gold>::block(i, cx, carry);
+    Hybrid<Gold>::block(i, cx, carry);
     if (i + 1 == c_.num_layers) leave_upper(cx, carry);
   }
 
@@ -112,7 +75,7 @@ class GoldFinch : public Stack<Gold> {
     cx.seq.append(kIds, Var(ids));
     cx.seq.append(kCache, compress_(cx, carry.x));
     const Tensor waiting = nn::join_tokens(cx.seq.state(kPending).value(), carry.x.value());
-    const int64_t count = std::min<int64_t>(waiting.dim(1), 2 * static_cast<int64_t>(upper_.size()));
+    const int64_t count = std::min(waiting.dim(1), 2 * (c_.num_layers - c_.num_lower()));
     cx.seq.leave(kPending, nn::tokens_of(waiting, waiting.dim(1) - count, count));
   }
 
@@ -129,7 +92,7 @@ class GoldFinch : public Stack<Gold> {
       sight.values = ops::rms_norm(sight.x0, Var(), 1e-8, RmsEps::kOutside);
     } else {
       const auto [distinct, index] = ops::distinct_ids(ids, S, c_.vocab_size);
-      const Var x0 = ln0_(cx, ops::embedding(distinct, cx(emb_)));
+      const Var x0 = first_norm_(cx, ops::embedding(distinct, cx(*emb_)));
       sight.tokens = ops::gold_tokens(index, x0.value(), cache.value(), cx(expand_).value(), sight.doc_start,
                                       sight.document);
     }
@@ -188,7 +151,7 @@ void GoldFinchConfig::check(std::vector<config::Finding>& findings) const {
 std::unique_ptr<Model> make_goldfinch(const GoldFinchConfig& config) {
   GoldFinchConfig c = config;
   c.resolve();
-  if (c.upper_blocks == "gptalpha") return std::make_unique<Stack<GptAlpha>>(c);
+  if (c.upper_blocks == "gptalpha") return std::make_unique<Hybrid<GptAlpha>>(c);
   return std::make_unique<GoldFinch>(c);
 }
 

@@ -85,10 +85,6 @@ Var FinchC2TimeMix::operator()(Context& cx, const Var& x, const Carry&) const {
   return output(cx, ln_x(cx, y));
 }
 
-double FinchC2TimeMix::flops_per_token(int64_t) const {
-  return 7.0 * static_cast<double>(c.head_size * c.hidden_size);
-}
-
 // ---- GPTAlpha ----
 
 GptAlpha::GptAlpha(Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerInit& init)
@@ -121,10 +117,6 @@ Var GptAlpha::operator()(Context& cx, const Var& x, const Carry&) const {
   const Var y = nn::attend(cx, prefix, q.reshape(heads), k.reshape(heads), v.reshape(heads),
                            rotary.theta > 0 ? std::optional(rope_options(rotary, 0)) : std::nullopt);
   return output(cx, ln_x(cx, y));
-}
-
-double GptAlpha::flops_per_token(int64_t seq_len) const {
-  return nn::attention_flops_per_token(c.hidden_size / c.head_size, c.head_size, seq_len);
 }
 
 // ---- GOLD ----
@@ -212,10 +204,6 @@ Var Gold::turned(const Var& x, int64_t at) const {
   return rotary.theta > 0 ? ops::rope(x, rope_options(rotary, at)) : x;
 }
 
-double Gold::flops_per_token(int64_t seq_len) const {
-  return nn::attention_flops_per_token(c.hidden_size / c.head_size, c.head_size, seq_len);
-}
-
 // ---- configuration, optimizer ----
 
 void GoldFinchSizes::list_fields(config::Visitor& v) {
@@ -244,6 +232,12 @@ void GoldFinchSizes::check_sizes(std::vector<config::Finding>& findings) const {
 
 void GoldFinchSizes::resolve() {
   if (ffn_size == 0) ffn_size = hidden_size * 7 / 2 / 32 * 32;
+}
+
+double GoldFinchSizes::recurrent_flops() const { return 7.0 * static_cast<double>(head_size * hidden_size); }
+
+double GoldFinchSizes::attention_flops(int64_t seq_len) const {
+  return nn::attention_flops_per_token(hidden_size / head_size, head_size, seq_len);
 }
 
 OptimGroup goldfinch_group(const Parameter& p) {

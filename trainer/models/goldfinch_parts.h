@@ -10,7 +10,6 @@
 #include "kernels/ops/gold/gold.h"
 #include "kernels/ops/rope/rope.h"
 #include "trainer/config/run_config.h"
-#include "trainer/models/model.h"
 #include "trainer/models/rwkv_parts.h"
 
 namespace rookery {
@@ -26,6 +25,9 @@ struct GoldFinchSizes {
   void list_fields(config::Visitor& v);
   void check_sizes(std::vector<config::Finding>& findings) const;
   void resolve();  // fills in the zeros
+  // FLOPs per token of one block's mixing: of the recurrence, and of attention over a sequence on average.
+  double recurrent_flops() const;
+  double attention_flops(int64_t seq_len) const;
 };
 
 // GoldFinch trainer: low-rank matrices, mixes and vectors are not decayed, time_decay learns twice as fast.
@@ -43,7 +45,6 @@ struct FinchC2TimeMix {
   FinchC2TimeMix(nn::Scope s, const GoldFinchSizes& sizes, const LayerInit& init);
   // x: layer-normed input [B, T, C]; result: [B, T, C].
   Var operator()(nn::Context& cx, const Var& x, const Carry&) const;
-  double flops_per_token(int64_t seq_len) const;
 };
 
 // Positions of queries and keys: theta 0 means none; rescale divides the angles for longer texts.
@@ -62,7 +63,6 @@ struct GptAlpha {
 
   GptAlpha(nn::Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerInit& init);
   Var operator()(nn::Context& cx, const Var& x, const Carry&) const;
-  double flops_per_token(int64_t seq_len) const;
 };
 
 // What the GOLD blocks see of all S tokens up to those of the pass: of a first pass keys and values that all
@@ -88,7 +88,6 @@ struct Gold {
 
   Gold(nn::Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerInit& init);
   Var operator()(nn::Context& cx, const Var& x, const Carry& carry) const;
-  double flops_per_token(int64_t seq_len) const;
 
  private:
   Var attend(nn::Context& cx, const Var& q, const GoldSight& sight) const;
@@ -98,24 +97,14 @@ struct Gold {
   Var turned(const Var& x, int64_t at) const;
 };
 
-// x += time mixing, x += channel mixing, each behind a layer norm.
-template <class TimeMix>
-struct GoldFinchBlock {
-  nn::LayerNorm ln1, ln2;
-  TimeMix att;
-  FinchChannelMix ffn;
-
-  template <class... Args>
-  GoldFinchBlock(nn::Scope s, const GoldFinchSizes& c, const LayerInit& init, Args... args)
-      : ln1(s.child("ln1"), c.hidden_size),
-        ln2(s.child("ln2"), c.hidden_size),
-        att(s.child("att"), c, args..., init),
-        ffn(s.child("ffn"), c.hidden_size, c.ffn_size, init, 1) {}
-
-  void operator()(nn::Context& cx, Carry& carry) const {
-    carry.x = ops::add(carry.x, att(cx, ln1(cx, carry.x), carry));
-    carry.x = ops::add(carry.x, ffn(cx, ln2(cx, carry.x)));
-  }
-};
+// Of any kind of time mixing; args: what its constructor takes between sizes and initial values.
+template <class TimeMix, class... Args>
+RwkvBlock<TimeMix, FinchChannelMix> goldfinch_block(const nn::Scope& s, const GoldFinchSizes& c,
+                                                    const LayerInit& init, const Args&... args) {
+  return {{s.child("ln1"), c.hidden_size},
+          {s.child("ln2"), c.hidden_size},
+          {s.child("att"), c, args..., init},
+          {s.child("ffn"), c.hidden_size, c.ffn_size, init, 1}};
+}
 
 }  // namespace rookery

@@ -4,7 +4,6 @@
 #include "trainer/models/llama_paper.h"
 
 #include "kernels/ops/activation/activation.h"
-#include "kernels/ops/embedding/embedding.h"
 #include "trainer/models/rwkv_parts.h"
 #include "trainer/nn/attention.h"
 
@@ -32,7 +31,7 @@ struct Attention {
         wo(s.child("wo"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)) {}
 
   // x: layer-normed input [B, T, C]; result: [B, T, C].
-  Var operator()(Context& cx, const Var& x) const {
+  Var operator()(Context& cx, const Var& x, const Carry&) const {
     const auto [B, T, C] = x.value().dims<3>("[llama_paper] x");
     const Shape heads{B, T, C / head_size, head_size};
     return wo(cx, nn::attend(cx, slot, wq(cx, x).reshape(heads), wk(cx, x).reshape(heads),
@@ -40,60 +39,27 @@ struct Attention {
   }
 };
 
-struct Block {
-  nn::LayerNorm ln1, ln2;
-  Attention att;
-  nn::SwiGlu ffn;
-  Block(Scope s, const LlamaPaperConfig& c)
-      : ln1(s.child("ln1"), c.hidden_size),
-        ln2(s.child("ln2"), c.hidden_size),
-        att(s.child("att"), c),
-        ffn(s.child("ffn"), c.hidden_size, c.ffn_size, {"w1", "w3", "w2"}, nn::orthogonal(1.0)) {}
-};
+RwkvBlock<Attention, nn::SwiGlu> make_block(const Scope& s, const LlamaPaperConfig& c) {
+  return {{s.child("ln1"), c.hidden_size},
+          {s.child("ln2"), c.hidden_size},
+          {s.child("att"), c},
+          {s.child("ffn"), c.hidden_size, c.ffn_size, {"w1", "w3", "w2"}, nn::orthogonal(1.0)}};
+}
 
-class LlamaPaper : public Model {
+class LlamaPaper : public RwkvStack {
  public:
-  explicit LlamaPaper(const LlamaPaperConfig& config)
-      : c_(config.resolved()),
-        emb_(Scope(parameters).param("emb.weight", {c_.vocab_size, c_.hidden_size}, embedding_init())),
-        ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c_.hidden_size),
-        blocks_(make_blocks()),
-        ln_out_(Scope(parameters).child("ln_out"), c_.hidden_size),
-        head_(Scope(parameters)
-                  .param("head.weight", {c_.vocab_size, c_.hidden_size},
-                         head_init(c_.vocab_size, c_.hidden_size))) {}
-
-  Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
-  int64_t num_blocks() const override { return c_.num_layers; }
-  void block(int64_t i, Context& cx, Carry& carry) override {
-    const Block& b = *blocks_[i];
-    carry.x = ops::add(carry.x, b.att(cx, b.ln1(cx, carry.x)));
-    carry.x = ops::add(carry.x, b.ffn(cx, b.ln2(cx, carry.x)));
-  }
-  Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
-  Parameter& embedding() override { return emb_; }
-  Parameter& head() override { return head_; }
+  explicit LlamaPaper(const LlamaPaperConfig& c)
+      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+                  [&](const Scope& s, const LayerInit&) { return make_block(s, c); }),
+        num_heads_(c.hidden_size / c.head_size),
+        head_size_(c.head_size) {}
   OptimGroup optim_group(const Parameter& p) const override { return {1, p.global.size() >= 2}; }
   double mixer_flops_per_token(int64_t seq_len) const override {
-    return static_cast<double>(c_.num_layers) *
-           nn::attention_flops_per_token(c_.hidden_size / c_.head_size, c_.head_size, seq_len);
+    return static_cast<double>(num_blocks()) * nn::attention_flops_per_token(num_heads_, head_size_, seq_len);
   }
 
  private:
-  std::vector<std::unique_ptr<Block>> make_blocks() {
-    std::vector<std::unique_ptr<Block>> blocks;
-    for (int64_t i = 0; i < c_.num_layers; ++i)
-      blocks.push_back(
-          std::make_unique<Block>(Scope(parameters).child("blocks").child(std::to_string(i)), c_));
-    return blocks;
-  }
-
-  LlamaPaperConfig c_;
-  Parameter& emb_;
-  nn::LayerNorm ln0_;
-  std::vector<std::unique_ptr<Block>> blocks_;
-  nn::LayerNorm ln_out_;
-  Parameter& head_;
+  int64_t num_heads_, head_size_;
 };
 
 }  // namespace
@@ -132,7 +98,7 @@ LlamaPaperConfig LlamaPaperConfig::resolved() const {
 }
 
 std::unique_ptr<Model> make_llama_paper(const LlamaPaperConfig& config) {
-  return std::make_unique<LlamaPaper>(config);
+  return std::make_unique<LlamaPaper>(config.resolved());
 }
 
 }  // namespace rookery

@@ -3,7 +3,6 @@
 #include "trainer/models/rwkv5.h"
 
 #include "kernels/ops/activation/activation.h"
-#include "kernels/ops/embedding/embedding.h"
 #include "kernels/ops/wkv6/wkv6.h"
 #include "trainer/models/rwkv_parts.h"
 
@@ -48,7 +47,7 @@ struct TimeMix {
         ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
 
   // x: layer-normed input [B, T, C]; result: [B, T, C].
-  Var operator()(Context& cx, const Var& x) const {
+  Var operator()(Context& cx, const Var& x, const Carry&) const {
     const auto [B, T, C] = x.value().dims<3>("[rwkv5] x");
     const int64_t A = faaaa.global.numel(), N = head_size, H = A / N;
     const std::vector<Var> mixed = time_mix(cx, prefix, x, {&mix_k, &mix_v, &mix_r, &mix_g});
@@ -87,59 +86,24 @@ struct ChannelMix {
   }
 };
 
-struct Block {
-  nn::LayerNorm ln1, ln2;
-  TimeMix att;
-  ChannelMix ffn;
-  Block(Scope s, const Rwkv5Config& c, const LayerInit& init)
-      : ln1(s.child("ln1"), c.hidden_size),
-        ln2(s.child("ln2"), c.hidden_size),
-        att(s.child("att"), c, init, c.hidden_size, c.num_heads * c.head_size),
-        ffn(s.child("ffn"), c.hidden_size, c.ffn_size, init) {}
-};
+RwkvBlock<TimeMix, ChannelMix> make_block(const Scope& s, const Rwkv5Config& c, const LayerInit& init) {
+  return {{s.child("ln1"), c.hidden_size},
+          {s.child("ln2"), c.hidden_size},
+          {s.child("att"), c, init, c.hidden_size, c.num_heads * c.head_size},
+          {s.child("ffn"), c.hidden_size, c.ffn_size, init}};
+}
 
-class Rwkv5 : public Model {
+class Rwkv5 : public RwkvStack {
  public:
-  explicit Rwkv5(const Rwkv5Config& config)
-      : c_(config.resolved()),
-        emb_(Scope(parameters).param("emb.weight", {c_.vocab_size, c_.hidden_size}, embedding_init())),
-        ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c_.hidden_size),
-        blocks_(make_blocks()),
-        ln_out_(Scope(parameters).child("ln_out"), c_.hidden_size),
-        head_(Scope(parameters)
-                  .param("head.weight", {c_.vocab_size, c_.hidden_size},
-                         head_init(c_.vocab_size, c_.hidden_size))) {}
-
-  Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
-  int64_t num_blocks() const override { return c_.num_layers; }
-  void block(int64_t i, Context& cx, Carry& carry) override {
-    const Block& b = *blocks_[i];
-    carry.x = ops::add(carry.x, b.att(cx, b.ln1(cx, carry.x)));
-    carry.x = ops::add(carry.x, b.ffn(cx, b.ln2(cx, carry.x)));
-  }
-  Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
-  Parameter& embedding() override { return emb_; }
-  Parameter& head() override { return head_; }
-  double mixer_flops_per_token(int64_t) const override {
-    return 7.0 * static_cast<double>(c_.head_size * c_.head_size * c_.num_heads * c_.num_layers);
-  }
+  explicit Rwkv5(const Rwkv5Config& c)
+      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+                  [&](const Scope& s, const LayerInit& init) { return make_block(s, c, init); }),
+        flops_(7.0 * static_cast<double>(c.head_size * c.head_size * c.num_heads * c.num_layers)) {}
   OptimGroup optim_group(const Parameter& p) const override { return finch_group(p); }
+  double mixer_flops_per_token(int64_t) const override { return flops_; }
 
  private:
-  std::vector<std::unique_ptr<Block>> make_blocks() {
-    std::vector<std::unique_ptr<Block>> blocks;
-    for (int64_t i = 0; i < c_.num_layers; ++i)
-      blocks.push_back(std::make_unique<Block>(Scope(parameters).child("blocks").child(std::to_string(i)), c_,
-                                               LayerInit(i, c_.num_layers, c_.hidden_size)));
-    return blocks;
-  }
-
-  Rwkv5Config c_;
-  Parameter& emb_;
-  nn::LayerNorm ln0_;
-  std::vector<std::unique_ptr<Block>> blocks_;
-  nn::LayerNorm ln_out_;
-  Parameter& head_;
+  double flops_;
 };
 
 }  // namespace
@@ -170,6 +134,8 @@ Rwkv5Config Rwkv5Config::resolved() const {
   return c;
 }
 
-std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config) { return std::make_unique<Rwkv5>(config); }
+std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config) {
+  return std::make_unique<Rwkv5>(config.resolved());
+}
 
 }  // namespace rookery

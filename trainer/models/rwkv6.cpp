@@ -3,7 +3,6 @@
 #include "trainer/models/rwkv6.h"
 
 #include "kernels/ops/activation/activation.h"
-#include "kernels/ops/embedding/embedding.h"
 #include "kernels/ops/wkv6/wkv6.h"
 #include "trainer/models/rwkv_parts.h"
 
@@ -14,15 +13,15 @@ using nn::Context;
 using nn::Scope;
 
 struct TimeMix {
-  const Rwkv6Config& c;
+  int64_t head_size;
   std::string prefix;
   Parameter &maa_x, &maa_w, &maa_k, &maa_v, &maa_r, &maa_g, &maa_w1, &maa_w2;
   Parameter &decay, &decay_w1, &decay_w2, &faaaa;
   nn::Linear receptance, key, value, output, gate;
   Parameter &ln_x_weight, &ln_x_bias;
 
-  TimeMix(Scope s, const Rwkv6Config& config, const LayerInit& init, int64_t A)
-      : c(config),
+  TimeMix(Scope s, const Rwkv6Config& c, const LayerInit& init, int64_t A)
+      : head_size(c.head_size),
         prefix(s.prefix()),
         maa_x(s.param("time_maa_x", {1, 1, c.hidden_size}, init.mix(init.r10))),
         maa_w(s.param("time_maa_w", {1, 1, c.hidden_size}, init.mix(init.r10))),
@@ -45,9 +44,9 @@ struct TimeMix {
         ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
 
   // x: layer-normed input [B, T, C]; result: [B, T, C].
-  Var operator()(Context& cx, const Var& x) const {
+  Var operator()(Context& cx, const Var& x, const Carry&) const {
     const auto [B, T, C] = x.value().dims<3>("[rwkv6] x");
-    const int64_t A = faaaa.global.numel(), N = c.head_size, H = A / N;
+    const int64_t A = faaaa.global.numel(), N = head_size, H = A / N;
     const ops::Previous previous = cx.seq.previous(prefix + "shift");
     cx.seq.leave_last_token(prefix + "shift", x);
 
@@ -71,61 +70,24 @@ struct TimeMix {
   }
 };
 
-struct Block {
-  nn::LayerNorm ln1, ln2;
-  TimeMix att;
-  FinchChannelMix ffn;
-  Block(Scope s, const Rwkv6Config& c, const LayerInit& init, int64_t A)
-      : ln1(s.child("ln1"), c.hidden_size),
-        ln2(s.child("ln2"), c.hidden_size),
-        att(s.child("att"), c, init, A),
-        ffn(s.child("ffn"), c.hidden_size, c.ffn_size, init, c.ffn_mix_power) {}
-};
+RwkvBlock<TimeMix, FinchChannelMix> make_block(const Scope& s, const Rwkv6Config& c, const LayerInit& init) {
+  return {{s.child("ln1"), c.hidden_size},
+          {s.child("ln2"), c.hidden_size},
+          {s.child("att"), c, init, c.num_heads * c.head_size},
+          {s.child("ffn"), c.hidden_size, c.ffn_size, init, c.ffn_mix_power}};
+}
 
-class Rwkv6 : public Model {
+class Rwkv6 : public RwkvStack {
  public:
-  explicit Rwkv6(const Rwkv6Config& config)
-      : c_(config.resolved()),
-        emb_(Scope(parameters).param("emb.weight", {c_.vocab_size, c_.hidden_size}, embedding_init())),
-        ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c_.hidden_size),
-        blocks_(make_blocks()),
-        ln_out_(Scope(parameters).child("ln_out"), c_.hidden_size),
-        head_(Scope(parameters)
-                  .param("head.weight", {c_.vocab_size, c_.hidden_size},
-                         head_init(c_.vocab_size, c_.hidden_size))) {}
-
-  Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
-  int64_t num_blocks() const override { return c_.num_layers; }
-  void block(int64_t i, Context& cx, Carry& carry) override {
-    const Block& b = *blocks_[i];
-    carry.x = ops::add(carry.x, b.att(cx, b.ln1(cx, carry.x)));
-    carry.x = ops::add(carry.x, b.ffn(cx, b.ln2(cx, carry.x)));
-  }
-  Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
-  Parameter& embedding() override { return emb_; }
-  Parameter& head() override { return head_; }
-  double mixer_flops_per_token(int64_t) const override {
-    return 7.0 * static_cast<double>(c_.head_size * c_.head_size * c_.num_heads * c_.num_layers);
-  }
-
+  explicit Rwkv6(const Rwkv6Config& c)
+      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+                  [&](const Scope& s, const LayerInit& init) { return make_block(s, c, init); }),
+        flops_(7.0 * static_cast<double>(c.head_size * c.head_size * c.num_heads * c.num_layers)) {}
   OptimGroup optim_group(const Parameter& p) const override { return finch_group(p); }
+  double mixer_flops_per_token(int64_t) const override { return flops_; }
 
  private:
-  std::vector<std::unique_ptr<Block>> make_blocks() {
-    std::vector<std::unique_ptr<Block>> blocks;
-    for (int64_t i = 0; i < c_.num_layers; ++i)
-      blocks.push_back(std::make_unique<Block>(Scope(parameters).child("blocks").child(std::to_string(i)), c_,
-                                               LayerInit(i, c_.num_layers, c_.hidden_size),
-                                               c_.num_heads * c_.head_size));
-    return blocks;
-  }
-
-  Rwkv6Config c_;
-  Parameter& emb_;
-  nn::LayerNorm ln0_;
-  std::vector<std::unique_ptr<Block>> blocks_;
-  nn::LayerNorm ln_out_;
-  Parameter& head_;
+  double flops_;
 };
 
 }  // namespace
@@ -168,6 +130,8 @@ Rwkv6Config Rwkv6Config::resolved() const {
   return c;
 }
 
-std::unique_ptr<Model> make_rwkv6(const Rwkv6Config& config) { return std::make_unique<Rwkv6>(config); }
+std::unique_ptr<Model> make_rwkv6(const Rwkv6Config& config) {
+  return std::make_unique<Rwkv6>(config.resolved());
+}
 
 }  // namespace rookery

@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "kernels/ops/activation/activation.h"
-#include "kernels/ops/embedding/embedding.h"
 #include "kernels/ops/goose/goose.h"
 #include "kernels/ops/wkv7/wkv7.h"
 #include "trainer/models/rwkv_parts.h"
@@ -83,8 +82,8 @@ struct TimeMix {
             bias ? &s.param(name + "0", {1, 1, A}, std::move(bias)) : nullptr};
   }
 
-  // x: layer-normed input [B, T, C]; result: [B, T, C]. v_first: set by layer 0, read by the others.
-  Var operator()(Context& cx, const Var& x, Var& v_first) const {
+  // x: layer-normed input [B, T, C]; result: [B, T, C]. carry.v_first: set by layer 0, read by the others.
+  Var operator()(Context& cx, const Var& x, Carry& carry) const {
     const auto [B, T, C] = x.value().dims<3>("[rwkv7] x");
     const int64_t A = r_k.global.numel(), N = head_size, H = A / N;
     const ops::Previous previous = cx.seq.previous(prefix + "shift");
@@ -96,9 +95,9 @@ struct TimeMix {
     const Var r = receptance(cx, xr), w = decay(cx, xw, ops::tanh);
     Var v = value(cx, xv);
     if (layer == 0) {
-      v_first = v;
+      carry.v_first = v;
     } else {
-      v = ops::goose_value(v, v_first, mix(cx, xv));
+      v = ops::goose_value(v, carry.v_first, mix(cx, xv));
     }
     const auto [k, a, b] = ops::goose_keys(key(cx, xk), rate(cx, xa), cx(k_k), cx(k_a), H);
 
@@ -131,43 +130,20 @@ struct ChannelMix {
   }
 };
 
-struct Block {
-  nn::LayerNorm ln1, ln2;
-  TimeMix att;
-  ChannelMix ffn;
-  Block(Scope s, const Rwkv7Config& c, const LayerInit& init)
-      : ln1(s.child("ln1"), c.hidden_size),
-        ln2(s.child("ln2"), c.hidden_size),
-        att(s.child("att"), c, init, c.hidden_size, c.num_heads * c.head_size,
-            Ramps{c.num_heads * c.head_size, c.head_size}),
-        ffn(s.child("ffn"), c, init) {}
-};
+RwkvBlock<TimeMix, ChannelMix> make_block(const Scope& s, const Rwkv7Config& c, const LayerInit& init) {
+  return {{s.child("ln1"), c.hidden_size},
+          {s.child("ln2"), c.hidden_size},
+          {s.child("att"), c, init, c.hidden_size, c.num_heads * c.head_size,
+           Ramps{c.num_heads * c.head_size, c.head_size}},
+          {s.child("ffn"), c, init}};
+}
 
-class Rwkv7 : public Model {
+class Rwkv7 : public RwkvStack {
  public:
-  explicit Rwkv7(const Rwkv7Config& config)
-      : c_(config.resolved()),
-        emb_(Scope(parameters).param("emb.weight", {c_.vocab_size, c_.hidden_size}, embedding_init())),
-        ln0_(Scope(parameters).child("blocks").child("0").child("ln0"), c_.hidden_size),
-        blocks_(make_blocks()),
-        ln_out_(Scope(parameters).child("ln_out"), c_.hidden_size),
-        head_(Scope(parameters)
-                  .param("head.weight", {c_.vocab_size, c_.hidden_size},
-                         head_init(c_.vocab_size, c_.hidden_size))) {}
-
-  Carry embed(Context& cx, const Tensor& ids) override { return {ln0_(cx, ops::embedding(ids, cx(emb_)))}; }
-  int64_t num_blocks() const override { return c_.num_layers; }
-  void block(int64_t i, Context& cx, Carry& carry) override {
-    const Block& b = *blocks_[i];
-    carry.x = ops::add(carry.x, b.att(cx, b.ln1(cx, carry.x), carry.v_first));
-    carry.x = ops::add(carry.x, b.ffn(cx, b.ln2(cx, carry.x)));
-  }
-  Var final_norm(Context& cx, const Carry& carry) override { return ln_out_(cx, carry.x); }
-  Parameter& embedding() override { return emb_; }
-  Parameter& head() override { return head_; }
-  double mixer_flops_per_token(int64_t) const override {
-    return 9.0 * static_cast<double>(c_.head_size * c_.head_size * c_.num_heads * c_.num_layers);
-  }
+  explicit Rwkv7(const Rwkv7Config& c)
+      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+                  [&](const Scope& s, const LayerInit& init) { return make_block(s, c, init); }),
+        flops_(9.0 * static_cast<double>(c.head_size * c.head_size * c.num_heads * c.num_layers)) {}
   // rwkv-common 7: the decay bias learns twice as fast; weight decay on the matrices named .weight alone.
   OptimGroup optim_group(const Parameter& p) const override {
     if (p.name.find("att.w0") != std::string::npos) return {2, false};
@@ -176,22 +152,10 @@ class Rwkv7 : public Model {
   bool is_unused(const Parameter& p) const override {
     return p.name == "blocks.0.att.v0" || p.name == "blocks.0.att.v1" || p.name == "blocks.0.att.v2";
   }
+  double mixer_flops_per_token(int64_t) const override { return flops_; }
 
  private:
-  std::vector<std::unique_ptr<Block>> make_blocks() {
-    std::vector<std::unique_ptr<Block>> blocks;
-    for (int64_t i = 0; i < c_.num_layers; ++i)
-      blocks.push_back(std::make_unique<Block>(Scope(parameters).child("blocks").child(std::to_string(i)), c_,
-                                               LayerInit(i, c_.num_layers, c_.hidden_size)));
-    return blocks;
-  }
-
-  Rwkv7Config c_;
-  Parameter& emb_;
-  nn::LayerNorm ln0_;
-  std::vector<std::unique_ptr<Block>> blocks_;
-  nn::LayerNorm ln_out_;
-  Parameter& head_;
+  double flops_;
 };
 
 // At least 32, and a multiple of it: to the even one where two are equally near, as published.
@@ -236,6 +200,8 @@ Rwkv7Config Rwkv7Config::resolved() const {
   return c;
 }
 
-std::unique_ptr<Model> make_rwkv7(const Rwkv7Config& config) { return std::make_unique<Rwkv7>(config); }
+std::unique_ptr<Model> make_rwkv7(const Rwkv7Config& config) {
+  return std::make_unique<Rwkv7>(config.resolved());
+}
 
 }  // namespace rookery

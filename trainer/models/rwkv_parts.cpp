@@ -73,10 +73,15 @@ void check_heads(int64_t hidden_size, int64_t head_size, int64_t num_heads,
                                   "; choose one that is, or set num_heads")});
 }
 
-nn::Init embedding_init() { return nn::uniform(-1e-4, 1e-4); }
-
-nn::Init head_init(int64_t V, int64_t C) {
-  return nn::orthogonal(V > C ? 0.5 * std::sqrt(static_cast<double>(V) / static_cast<double>(C)) : 0.5);
+RwkvStack::RwkvStack(int64_t L, int64_t C, int64_t V, const MakeBlock& make_block) {
+  const nn::Scope top(parameters), blocks = top.child("blocks");
+  emb_ = &top.param("emb.weight", {V, C}, nn::uniform(-1e-4, 1e-4));
+  first_norm_ = nn::LayerNorm(blocks.child("0").child("ln0"), C);
+  for (int64_t i = 0; i < L; ++i)
+    blocks_.push_back(make_block(blocks.child(std::to_string(i)), LayerInit(i, L, C)));
+  last_norm_ = nn::LayerNorm(top.child("ln_out"), C);
+  const double gain = V > C ? 0.5 * std::sqrt(static_cast<double>(V) / static_cast<double>(C)) : 0.5;
+  head_ = &top.param("head.weight", {V, C}, nn::orthogonal(gain));
 }
 
 FinchChannelMix::FinchChannelMix(nn::Scope s, int64_t C, int64_t F, const LayerInit& init, int64_t power)

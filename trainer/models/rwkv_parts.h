@@ -1,13 +1,13 @@
-// rwkv_parts.h: what several RWKV models have in common: initial values that depend on the layer
-// (rwkv-common 6), optimizer groups and Finch's channel mixing. Who uses them: the rwkv*.cpp files,
-// finch_c2.cpp, goldfinch.cpp.
+// rwkv_parts.h: what several RWKV models have in common: the model around the blocks, initial values that
+// depend on the layer (rwkv-common 6), optimizer groups and Finch's channel mixing. Who uses them: the
+// rwkv*.cpp files, finch_c2.cpp, goldfinch.cpp.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "trainer/config/run_config.h"
-#include "trainer/models/model.h"
+#include "trainer/models/stack.h"
 #include "trainer/nn/layers.h"
 
 namespace rookery {
@@ -36,8 +36,26 @@ bool is_weight_matrix(const Parameter& p);  // two dims wider than 1, and named 
 void check_heads(int64_t hidden_size, int64_t head_size, int64_t num_heads,
                  std::vector<config::Finding>& findings);
 
-nn::Init embedding_init();                                 // U(-1e-4, 1e-4)
-nn::Init head_init(int64_t vocab_size, int64_t channels);  // orthogonal, gain 0.5 sqrt(V / C) or 0.5
+// x += time mixing, x += channel mixing, each behind a layer norm.
+template <class TimeMix, class ChannelMix>
+struct RwkvBlock {
+  nn::LayerNorm ln1, ln2;
+  TimeMix att;
+  ChannelMix ffn;
+
+  void operator()(nn::Context& cx, Carry& carry) const {
+    carry.x = ops::add(carry.x, att(cx, ln1(cx, carry.x), carry));
+    carry.x = ops::add(carry.x, ffn(cx, ln2(cx, carry.x)));
+  }
+};
+
+// emb, blocks.0.ln0, blocks, ln_out and head. Embedding: U(-1e-4, 1e-4); head: orthogonal, gain 0.5 sqrt(V /
+// C), or 0.5 where V <= C.
+class RwkvStack : public Stack {
+ public:
+  using MakeBlock = std::function<Block(const nn::Scope&, const LayerInit&)>;
+  RwkvStack(int64_t num_layers, int64_t hidden_size, int64_t vocab_size, const MakeBlock& make_block);
+};
 
 // sigmoid(xr W_rec^T) * (relu(xk W_key^T)^2 W_val^T), xk and xr mixed with the token before (rwkv6-finch 5).
 struct FinchChannelMix {
