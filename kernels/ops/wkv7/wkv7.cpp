@@ -9,8 +9,8 @@
 namespace rookery::ops {
 namespace {
 
-constexpr auto kForward = RK_KERNEL(wkv7_forward);
-constexpr auto kBackward = RK_KERNEL(wkv7_backward);
+constexpr auto kForward = RK_KERNEL_GPU(wkv7_forward);
+constexpr auto kBackward = RK_KERNEL_GPU(wkv7_backward);
 
 }  // namespace
 
@@ -23,20 +23,27 @@ Wkv7Out wkv7(const Var& r, const Var& w, const Var& k, const Var& v, const Var& 
   if (state0.defined()) check_shape(state0.value(), {B, H, N, N}, "[wkv7] state0");
   if (doc_start.defined()) check_shape(doc_start, {B, T}, "[wkv7] doc_start");
   Device& device = r.value().device();
-  const DType dtype = r.value().dtype();
-  const int64_t threads = device.pool().num_threads();
+  const DType dtype = r.value().dtype(), state_dtype = dtype == DType::kBF16 ? DType::kF32 : dtype;
+  RK_CHECK(!state0.defined() || state0.value().dtype() == state_dtype, "[wkv7] state0 is ",
+           state0.value().dtype(), ", expected ", state_dtype);
+  const bool gpu = device.target() != DeviceType::kCpu;
+  if (gpu && N > kWkv7GpuHead)
+    fail(ExitCode::kUnavailable, kNoKernel, "operation wkv7: found heads of size ", N, ", expected at most ",
+         kWkv7GpuHead, " on device ", device.target(), "; mend it by device: cpu");
+  const int64_t threads = device.pool().num_threads(), segment = gpu ? kWkv7GpuSegment : kWkv7Segment;
   // Heads of all sequences are shared out over the threads; where they are fewer, their columns are cut too.
-  const int64_t strips = std::clamp<int64_t>((threads + B * H - 1) / (B * H), 1, wkv7_padded(N) / kWkv7Pad);
+  const int64_t strips =
+      gpu ? 1 : std::clamp<int64_t>((threads + B * H - 1) / (B * H), 1, wkv7_padded(N) / kWkv7Pad);
 
   bool tracked = false;
   for (const Var* x : {&r, &w, &k, &v, &a, &b, &state0}) tracked = tracked || x->tracked();
-  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, dtype, device);
-  const int64_t segments = (T + kWkv7Segment - 1) / kWkv7Segment;
-  const Tensor read = tracked ? empty_like(r.value()) : Tensor(),
-               saved = tracked && segments > 1 ? empty({B, segments - 1, H, N, N}, dtype, device) : Tensor();
-  kForward(device,
-           {r.value(), w.value(), k.value(), v.value(), a.value(), b.value(), state0.value(), doc_start,
-            decay, y, state, read, saved, strips, empty({threads, wkv7_forward_scratch(N)}, dtype, device)});
+  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, state_dtype, device);
+  Tensor read, saved;
+  if (tracked) read = empty(r.shape(), state_dtype, device);
+  if (tracked && T > segment) saved = empty({B, (T - 1) / segment, H, N, N}, state_dtype, device);
+  kForward(device, {r.value(), w.value(), k.value(), v.value(), a.value(), b.value(), state0.value(),
+                    doc_start, decay, y, state, read, saved, strips,
+                    gpu ? Tensor() : empty({threads, wkv7_forward_scratch(N)}, dtype, device)});
   // Most states are not kept: the backward pass recomputes them segment by segment. With `read`, which is as
   // large as r, that takes 6 of its 16 N^2 multiply-adds per token.
   std::vector<Var> out = record(
@@ -49,7 +56,8 @@ Wkv7Out wkv7(const Var& r, const Var& w, const Var& k, const Var& v, const Var& 
                    grad[1], {}, {}, {}, {}, {}, {},     {},        strips, {},   {}};
         for (Tensor* d : {&x.dr, &x.dw, &x.dk, &x.dv, &x.da, &x.db}) *d = empty_like(r);
         if (g.wants(6)) x.dstate0 = empty_like(state0);
-        x.scratch = empty({threads, wkv7_backward_scratch(T, N)}, dtype, dev);
+        x.scratch = gpu ? empty({B, H, kWkv7GpuScratch}, state_dtype, dev)
+                        : empty({threads, wkv7_backward_scratch(T, N)}, dtype, dev);
         if (strips > 1) x.parts = empty({strips, 5, B, T, H, N}, dtype, dev);
         kBackward(dev, x);
         g.give(0, x.dr), g.give(1, x.dw), g.give(2, x.dk), g.give(3, x.dv), g.give(4, x.da), g.give(5, x.db);
