@@ -80,7 +80,10 @@ TEST(Attention, MatchesThePlainSoftmax) {
                                            {1, 33, 4, 4, 16},
                                            {2, 65, 1, 1, 5},
                                            {1, 130, 2, 2, 8},
-                                           {1, 300, 1, 1, 4}})
+                                           {1, 300, 1, 1, 4},
+                                           {1, 3, 1, 1, 20},
+                                           {1, 70, 1, 1, 40},
+                                           {1, 5, 2, 1, 100}})
     attention_case(n, 1 / std::sqrt(static_cast<double>(n.D))).check();
 }
 
@@ -133,6 +136,7 @@ TEST(Attention, InParts) {
                                            {2, 35, 1, 1, 3, 60, 0, {0, 60}, {33, 50}},
                                            {1, 1, 1, 1, 3, 200, 0, {}, {190}}})
     for (const int64_t part_size : {1, 7, 64, 1000}) {
+      if (part_size == 1 && n.T > 3) continue;  // a hundred launches each
       OpCase c = attention_case(n, 0.7, {-2, 2}, false);
       const int64_t first_key =
           n.document.empty() ? 0 : *std::min_element(n.document.begin(), n.document.end());

@@ -6,8 +6,10 @@
 namespace rookery::ops {
 namespace {
 
-constexpr auto kForward = RK_KERNEL(attention_forward);
-constexpr auto kBackward = RK_KERNEL(attention_backward);
+constexpr auto kForward = RK_KERNEL_GPU(attention_forward);
+constexpr auto kBackward = RK_KERNEL_GPU(attention_backward);
+
+bool on_gpu(const Device& device) { return device.target() != DeviceType::kCpu; }
 
 // With all but keys and values.
 AttentionArgs make_args(const Tensor& q, const AttentionOptions& o) {
@@ -16,12 +18,18 @@ AttentionArgs make_args(const Tensor& q, const AttentionOptions& o) {
   if (o.doc_start.defined()) check_shape(o.doc_start, {B, T}, "[attention] doc_start");
   if (o.document.defined()) check_shape(o.document, {B}, "[attention] document");
   Device& device = q.device();
+  if (on_gpu(device) && D > kAttentionGpuHead)
+    fail(ExitCode::kUnavailable, kNoKernel, "operation attention: found heads of size ", D,
+         ", expected at most ", kAttentionGpuHead, " on device ", device.target(),
+         "; mend it by device: cpu");
+  const DType sum_dtype = q.dtype() == DType::kBF16 ? DType::kF32 : q.dtype();
   AttentionArgs a{q, {}, {}, o.doc_start, o.document, o.scale, o.past, {}, {}, {}, {}, {}};
   a.y = empty_like(q);
-  a.top = empty({B, Hq, T}, q.dtype(), device);
-  a.weight = empty({B, Hq, T}, q.dtype(), device);
+  a.top = empty({B, Hq, T}, sum_dtype, device);
+  a.weight = empty({B, Hq, T}, sum_dtype, device);
   if (o.doc_start.defined() || o.document.defined()) a.first = empty({B, T}, DType::kI32, device);
-  a.scratch = empty({device.pool().num_threads(), attention_forward_scratch(D)}, q.dtype(), device);
+  if (!on_gpu(device))
+    a.scratch = empty({device.pool().num_threads(), attention_forward_scratch(D)}, q.dtype(), device);
   return a;
 }
 
@@ -48,13 +56,14 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
     const int64_t threads = dev.pool().num_threads();
     const auto target = [&](int i) { return g.wants(i) ? g.into(i) : GradTarget{}; };
     // A thread takes whole key heads; where these are fewer, their keys are split.
-    const int64_t heads = a.k.dim(0) * a.k.dim(2), splits = (threads + heads - 1) / heads;
+    const int64_t heads = a.k.dim(0) * a.k.dim(2);
+    const int64_t splits = on_gpu(dev) ? 1 : (threads + heads - 1) / heads;
     AttentionGrad b{
         a.q,       a.k,       a.v,    a.scale,           a.past, a.y, a.top, a.weight, a.first, dy, target(0),
         target(1), target(2), splits, empty_like(a.top), {},     {}};
     if (splits > 1 && b.dq.tensor.defined())
       b.parts = empty({splits, a.q.dim(0), a.q.dim(1), a.q.dim(2), a.q.dim(3)}, dy.dtype(), dev);
-    b.scratch = empty({threads, attention_backward_scratch(a.q.dim(3))}, dy.dtype(), dev);
+    if (!on_gpu(dev)) b.scratch = empty({threads, attention_backward_scratch(a.q.dim(3))}, dy.dtype(), dev);
     kBackward(dev, b);
   });
 }
@@ -62,6 +71,7 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
 Tensor attention_in_parts(const Tensor& q, int64_t first_key, int64_t part_size, const AttentionPart& part,
                           const AttentionOptions& o) {
   AttentionArgs a = make_args(q, o);
+  if (on_gpu(q.device())) a.sums = empty(q.shape(), a.top.dtype(), q.device());
   const int64_t end = o.past + q.dim(1);
   RK_CHECK(part_size > 0 && first_key >= 0 && first_key <= o.past, "[attention_in_parts] from key ",
            first_key, " in parts of ", part_size, " up to a query after ", o.past);

@@ -1,6 +1,6 @@
 // attention.h: causal softmax attention over blocks of queries and keys; scores live block by block and are
 // computed again in the backward pass, so memory is linear in T. Shapes, tape record: attention.cpp. Bodies:
-// attention_cpu.cpp.
+// attention_cpu.cpp, attention_cuda.cu.
 #pragma once
 
 #include <functional>
@@ -21,6 +21,7 @@ struct AttentionOptions {
 
 // y_t = sum_s p_ts v_s, p_t = softmax(scale q_t . k_s) over the keys 0 .. past + t. q, y: [B, T, Hq, D]; k,
 // v: [B, S, Hkv, D] with S >= past + T (later rows are not read); query head h uses the key head h Hkv / Hq.
+// D <= 128 on a GPU.
 Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& options);
 
 // The same without gradients, for keys that are too many to lie in memory: `part(begin, count)` makes k and v
@@ -42,18 +43,23 @@ inline constexpr int64_t kAttentionShort = 32, kAttentionLong = 192;
 inline int64_t attention_forward_scratch(int64_t D) { return kAttentionShort * (kAttentionLong + D); }
 inline int64_t attention_backward_scratch(int64_t D) { return kAttentionShort * 2 * (kAttentionLong + D); }
 
+inline constexpr int64_t kAttentionGpuHead = 128;  // the largest head of a GPU's kernels
+
 struct AttentionArgs {
   Tensor q, k, v, doc_start, document;  // the last two may be undefined
   double scale;
   int64_t past;
   Tensor y;
-  Tensor top, weight;  // [B, Hq, T]: largest score of a query, 1 / sum of exp(scale (score - top))
-  Tensor first;        // i32 [B, T]: the first key that a query sees; undefined: all of its past
-  Tensor scratch;      // [threads, attention_forward_scratch]
+  // [B, Hq, T], f32 beside bf16: largest score of a query, 1 / sum of exp(scale (score - top))
+  Tensor top, weight;
+  Tensor first;    // i32 [B, T]: the first key that a query sees; undefined: all of its past
+  Tensor scratch;  // [threads, attention_forward_scratch]; CPU only
   // k and v are the keys from this one on, and go on with the sums in y, top and weight unless they are the
-  // first part; before the last part y and weight are sums, not yet quotients.
+  // first part; before the last part y and weight are sums, not yet quotients. On a GPU `sums`, f32 like y,
+  // takes the place of y until then.
   int64_t key = 0;
   bool first_part = true, last_part = true;
+  Tensor sums = {};
 };
 struct AttentionGrad {
   Tensor q, k, v;
@@ -62,10 +68,10 @@ struct AttentionGrad {
   Tensor y, top, weight, first, dy;
   GradTarget dq, dk, dv;  // undefined tensors: not wanted
   int64_t splits;         // parts of the keys of one key head, for as many threads
-  Tensor delta;           // [B, Hq, T]: y . dy
+  Tensor delta;           // [B, Hq, T]: y . dy, f32 beside bf16
   Tensor parts;           // with several splits: [splits, B, T, Hq, D], their shares of dq
-  Tensor scratch;         // [threads, attention_backward_scratch]
+  Tensor scratch;         // [threads, attention_backward_scratch]; CPU only
 };
-RK_BACKENDS(void attention_forward(const AttentionArgs&))
-RK_BACKENDS(void attention_backward(const AttentionGrad&))
+RK_BACKENDS_GPU(void attention_forward(const AttentionArgs&))
+RK_BACKENDS_GPU(void attention_backward(const AttentionGrad&))
 }  // namespace rookery
