@@ -74,14 +74,16 @@ __global__ void __launch_bounds__(Chunk<P>::kThreads) forward_kernel(Inputs<T> i
     Scores::share(shares[0], r, k, false, u, decay, keep);
     __syncthreads();
     Scores::add_up(A, shares[0]);
-    float out[kOwn] = {};
-    c.read_columns(out, Scaled<P>{r, before}, S);
+    c.scale(r, before), c.scale(k, after);
     __syncthreads();
+    float out[kOwn] = {};
+    c.read_columns(out, Plain<P>{r}, S);
     c.read_earlier(out, A, v, true);
     for (int m = 0; m < kOwn; ++m) {
       if (c.inside(t0 + c.own(m))) y[c.at(t0 + c.own(m))] = T(out[m]);
     }
-    c.add_outer(S, whole, Scaled<P>{k, after}, v);
+    __syncthreads();
+    c.add_outer(S, whole, Plain<P>{k}, v);
   }
   __syncthreads();
   c.store_state(state + state_at, S, false);
@@ -143,7 +145,9 @@ __global__ void __launch_bounds__(Chunk<P>::kThreads) backward_kernel(Inputs<T> 
       c.keep_state(entries + chunk * P * P, S);
       c.decay_products(before, after, whole, decay, keep);
       __syncthreads();
-      c.add_outer(S, whole, Scaled<P>{k, after}, v);
+      c.scale(k, after);
+      __syncthreads();
+      c.add_outer(S, whole, Plain<P>{k}, v);
       __syncthreads();
     }
 

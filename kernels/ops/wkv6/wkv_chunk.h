@@ -170,6 +170,11 @@ struct Chunk {
     }
   }
 
+  // x <- x . factor, the thread's own rows.
+  RK_DEV void scale(Row<P>* x, const Row<P>* factor) const {
+    for (int m = 0; m < kOwn; ++m) x[own(m)][channel] *= factor[own(m)][channel];
+  }
+
   // A chunk's scores of x and y: score[t][s] = sum_i x_t y_s prod_{s<x<t} d_x, s < t; score[t][t] = sum_i
   // x_t y_t diagonal. First the shares of a slice of the channels (`Matrices` of them made at the same time
   // by a block), then, behind a barrier, their sum.

@@ -98,9 +98,11 @@ __global__ void __launch_bounds__(Chunk<P>::kThreads) forward_kernel(Inputs<T> i
     share_scores<P>(shares, a, r, b, k, decay, keep);
     __syncthreads();
     add_up_scores<P>(A, shares);
+    c.scale(r, before), c.scale(r, decay), c.scale(a, before), c.scale(b, after), c.scale(k, after);
+    __syncthreads();
     float out[kOwn] = {}, found[kOwn] = {};
-    c.read_columns(out, ScaledTwice<P>{{r, before}, decay}, S);
-    c.read_columns(found, Scaled<P>{a, before}, S);
+    c.read_columns(out, Plain<P>{r}, S);
+    c.read_columns(found, Plain<P>{a}, S);
     for (int m = 0; m < kOwn; ++m) p[c.own(m)][c.channel] = found[m];
     __syncthreads();
     c.read_earlier(out, A[kRk], v, true);
@@ -125,8 +127,8 @@ __global__ void __launch_bounds__(Chunk<P>::kThreads) forward_kernel(Inputs<T> i
       y[c.at(t)] = T(out[m]);
       if (in.read) in.read[c.at(t)] = p[c.own(m)][c.channel];
     }
-    c.add_outer(S, whole, Scaled<P>{b, after}, p);
-    c.add_outer(S, nullptr, Scaled<P>{k, after}, v);
+    c.add_outer(S, whole, Plain<P>{b}, p);
+    c.add_outer(S, nullptr, Plain<P>{k}, v);
   }
   __syncthreads();
   c.store_state(state + state_at, S, true);
@@ -189,8 +191,10 @@ __global__ void __launch_bounds__(Chunk<P>::kThreads, 2) backward_kernel(Inputs<
       c.keep_state(entries + chunk * P * P, S);
       c.decay_products(before, after, whole, decay, keep);
       __syncthreads();
-      c.add_outer(S, whole, Scaled<P>{b, after}, p);
-      c.add_outer(S, nullptr, Scaled<P>{k, after}, v);
+      c.scale(b, after), c.scale(k, after);
+      __syncthreads();
+      c.add_outer(S, whole, Plain<P>{b}, p);
+      c.add_outer(S, nullptr, Plain<P>{k}, v);
       __syncthreads();
     }
 
