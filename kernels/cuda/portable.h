@@ -93,6 +93,11 @@ RK_DEV void store16(T* to, const Vec16<T>& value) {
   store16_bytes(to, &value);
 }
 
+// Two values of a fragment: `low` is the lower column or k.
+RK_DEV uint32_t pack_bf16(float low, float high) {
+  return bf16_bits(low) | static_cast<uint32_t>(bf16_bits(high)) << 16;
+}
+
 // The sum and the greatest of the values of a warp's 32 lanes, in each of them; always added in the same
 // order.
 RK_DEV float warp_sum(float x) {

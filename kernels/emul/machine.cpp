@@ -113,6 +113,7 @@ void Machine::run(const LaunchShape& shape, void (*body)(void*), void* arguments
   machine->body_ = body;
   machine->arguments_ = arguments;
   machine->prepare(shape);
+  machine->races_.begin_launch();
   const uint64_t blocks = uint64_t{shape.grid.x} * shape.grid.y * shape.grid.z;
   std::vector<uint32_t> order;
   if (machine->options_.shuffle_blocks) {
@@ -153,6 +154,8 @@ void Machine::run_block(const LaunchShape& shape, const uint3& block) {
   finished_ = 0;
   arrived_ = 0;
   zones_.clear();
+  races_.begin_block(threads_, shared_, shared_bytes_);
+  async_.begin_block(threads_);
   for (auto& ops : warp_ops_) ops.clear();
   ASAN_UNPOISON_MEMORY_REGION(shared_, shared_bytes_);
   for (size_t i = 0; i + sizeof kPoison <= shared_bytes_; i += sizeof kPoison)
@@ -236,6 +239,13 @@ Thread* Machine::next_ready() {
   return nullptr;
 }
 
+Thread& Machine::next_or_deadlock() {
+  Thread* next = next_ready();
+  while (next == nullptr && async_.finish_something()) next = next_ready();
+  if (next == nullptr) end_in_fault(deadlock_report());
+  return *next;
+}
+
 void Machine::resume(Thread& thread) {
   if (&thread == self_) return;
   Thread& from = *self_;
@@ -245,13 +255,12 @@ void Machine::resume(Thread& thread) {
 }
 
 void Machine::wait(std::string_view what, Site site) {
+  async_.at_random_step();
   self_->waits_at = what;
   self_->site = site;
   const size_t p = static_cast<size_t>(self_->position);
   ready_[p / 64] &= ~(uint64_t{1} << (p % 64));
-  Thread* next = next_ready();
-  if (next == nullptr) end_in_fault(deadlock_report());
-  resume(*next);
+  resume(next_or_deadlock());
 }
 
 void Machine::make_ready(Thread& thread) {
@@ -274,6 +283,7 @@ void Machine::fiber_main() {
 }
 
 void Machine::finish_thread() {
+  async_.thread_ends();
   if (arrived_ > 0 && !options_.barrier_after_exit)
     fault("thread ", self_->id, " has returned while others wait at the block barrier of ", barrier_site_);
   self_->done = true;
@@ -282,9 +292,7 @@ void Machine::finish_thread() {
   ready_[p / 64] &= ~(uint64_t{1} << (p % 64));
   if (finished_ == threads_) leave_for_host();
   if (arrived_ > 0 && arrived_ + finished_ == threads_) release_barrier();
-  Thread* next = next_ready();
-  if (next == nullptr) end_in_fault(deadlock_report());
-  resume(*next);
+  resume(next_or_deadlock());
   __builtin_unreachable();
 }
 
@@ -299,6 +307,7 @@ void Machine::end_in_fault(std::string message) {
 }
 
 int Machine::block_barrier(BarrierKind kind, int predicate, Site site) {
+  if (removed("__syncthreads", site)) return predicate;
   if (finished_ > 0 && !options_.barrier_after_exit)
     fault("thread ", self_->id, " is at the block barrier of ", site, " after ", finished_,
           " threads have returned");
@@ -327,12 +336,34 @@ int Machine::block_barrier(BarrierKind kind, int predicate, Site site) {
 }
 
 void Machine::release_barrier() {
+  races_.block_barrier();
   arrived_ = 0;
   folded_ = predicates_;
   for (int i = 0; i < threads_; ++i) {
     Thread& thread = thread_[static_cast<size_t>(i)];
     if (!thread.done) make_ready(thread);
   }
+}
+
+void Machine::note(Access access, uintptr_t address, size_t bytes, uintptr_t where) {
+  if (!options_.races) return;
+  const char* verb = access == Access::kRead ? " reads " : " writes ";
+  if (address - reinterpret_cast<uintptr_t>(mapping_) < mapping_bytes_) {
+    if (!is_shared(reinterpret_cast<void*>(address), bytes))
+      fault("thread ", self_->id, verb, bytes, " bytes outside shared memory (byte ",
+            static_cast<int64_t>(address - reinterpret_cast<uintptr_t>(shared_)), " of ", shared_bytes_,
+            ") at ", source_line(where));
+    if (bytes == 1 && access == Access::kWrite)
+      fault("thread ", self_->id, " writes a single byte of shared memory at ", source_line(where),
+            ": races are looked for in units of two bytes, so keep wider values there");
+  } else {
+    const uintptr_t registers = reinterpret_cast<uintptr_t>(&special_registers);
+    if (stacks_.contains(address) || address - registers < sizeof special_registers || bytes == 1) return;
+    if (address < 4096) fault("thread ", self_->id, verb, "through a null pointer at ", source_line(where));
+  }
+  std::string wrong = access == Access::kRead ? races_.read(self_->id, address, bytes, where)
+                                              : races_.write(self_->id, address, bytes, where);
+  if (!wrong.empty()) end_in_fault(std::move(wrong));
 }
 
 std::string Machine::deadlock_report() const {
@@ -375,6 +406,7 @@ void Machine::declare_arrays(const size_t* offsets, const size_t* bytes, size_t 
     const size_t next = i + 1 < count ? offsets[i + 1] : shared_bytes_;
     zones_.push_back({end, next});
     std::memset(shared_ + end, kZonePattern, next - end);
+    races_.set_use(shared_ + end, next - end, RaceDetector::Use::kZone);
     ASAN_POISON_MEMORY_REGION(shared_ + end, next - end);
   }
 }

@@ -10,15 +10,16 @@
 #include <vector>
 
 #include "kernels/base/str.h"
+#include "kernels/emul/async.h"
 #include "kernels/emul/fiber.h"
+#include "kernels/emul/mutation.h"
 #include "kernels/emul/ops.h"
 #include "kernels/emul/options.h"
+#include "kernels/emul/race.h"
 #include "kernels/emul/words.h"
 
 namespace rookery::emulator {
 
-constexpr int kMaxThreads = 1024;  // of a block; the other limits are those of the launch (machine.cpp)
-constexpr int kWarpSize = 32;
 constexpr size_t kMaxSharedBytes = 227 << 10;
 constexpr size_t kRedZoneBytes = 128;  // after each array of shared memory
 
@@ -26,6 +27,8 @@ inline bool same_site(const Site& a, const Site& b) {
   return a.line() == b.line() && a.column() == b.column() && std::string_view(a.file_name()) == b.file_name();
 }
 std::string to_string(const Site& site);
+
+enum class Access : uint8_t { kRead, kWrite };
 
 enum class WarpOpKind : uint8_t {
   kSync,
@@ -58,6 +61,7 @@ struct WarpOp {
 class Machine {
  public:
   static Machine& current() { return *running_; }
+  static Machine* running() { return running_; }  // null outside launches
 
   // Runs body(arguments) once for each thread of the grid. Throws what a thread throws, and Error (kInternal)
   // on a fault of the kernel.
@@ -66,6 +70,19 @@ class Machine {
   // --- called by fibers ---
   Thread& self() { return *self_; }
   int threads() const { return threads_; }
+  const Options& options() const { return options_; }
+  RaceDetector& races() { return races_; }
+  Async& async() { return async_; }
+  uint64_t random();
+  // A load or store of the running fiber: faults if it races or goes where it must not; `where` is the return
+  // address in the kernel.
+  void note(Access access, uintptr_t address, size_t bytes, uintptr_t where);
+  bool is_shared(const void* address, size_t bytes) const {
+    const uintptr_t offset = reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(shared_);
+    return offset < shared_bytes_ && bytes <= shared_bytes_ - offset;
+  }
+  // True if a test wants to see the kernel without this barrier (mutation.h).
+  bool removed(std::string_view what, const Site& site) const { return is_removed(what, site); }
   // Ends the launch with Error. The fiber never runs again, so nothing on its stack may need a destructor.
   template <class... Args>
   [[noreturn]] void fault(const Args&... args) {
@@ -92,6 +109,7 @@ class Machine {
   void run_block(const LaunchShape& shape, const uint3& block);
   void order_threads();
   Thread* next_ready();
+  Thread& next_or_deadlock();
   void resume(Thread& thread);
   [[noreturn]] void leave_for_host();
   [[noreturn]] void end_in_fault(std::string message);
@@ -99,7 +117,6 @@ class Machine {
   void release_barrier();
   std::string deadlock_report() const;
   void check_zones() const;
-  uint64_t random();
 
   static constinit thread_local Machine* running_;
 
@@ -108,6 +125,8 @@ class Machine {
   void (*body_)(void*) = nullptr;
   void* arguments_ = nullptr;
 
+  RaceDetector races_;
+  Async async_{*this};
   StackPool stacks_;
   Context host_;
   bool host_is_known_ = false;

@@ -14,8 +14,12 @@ void check_aligned(const void* address, const char* what, Site site) {
                              " is not a multiple of 16 bytes");
 }
 
+uintptr_t integer(const void* address) { return reinterpret_cast<uintptr_t>(address); }
+
+// Atomics do not race with each other; with plain stores they do, as a read does.
 template <class T>
-T add(T* to, T value) {
+T add(T* to, T value, void* where) {
+  Machine::current().note(Access::kRead, integer(to), sizeof(T), integer(where));
   const T old = *to;
   *to = old + value;
   return old;
@@ -25,16 +29,18 @@ T add(T* to, T value) {
 
 void load16(void* to, const void* from, Site site) {
   check_aligned(from, "load", site);
+  Machine::current().note(Access::kRead, integer(from), 16, integer(__builtin_return_address(0)));
   std::memcpy(to, from, 16);
 }
 
 void store16(void* to, const void* from, Site site) {
   check_aligned(to, "store", site);
+  Machine::current().note(Access::kWrite, integer(to), 16, integer(__builtin_return_address(0)));
   std::memcpy(to, from, 16);
 }
 
-float atomic_add(float* to, float value) { return add(to, value); }
-int atomic_add(int* to, int value) { return add(to, value); }
-unsigned atomic_add(unsigned* to, unsigned value) { return add(to, value); }
+float atomic_add(float* to, float value) { return add(to, value, __builtin_return_address(0)); }
+int atomic_add(int* to, int value) { return add(to, value, __builtin_return_address(0)); }
+unsigned atomic_add(unsigned* to, unsigned value) { return add(to, value, __builtin_return_address(0)); }
 
 }  // namespace rookery::emulator

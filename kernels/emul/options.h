@@ -25,6 +25,8 @@ struct Options {
   CopyTime copies = CopyTime::kLate;
   uint64_t seed = 1;                // of all that is random
   bool shuffle_blocks = false;      // run the blocks of a grid in random order
+  bool shuffle_sums = false;        // add the products of an mma in random order
+  bool races = true;                // find races, and reads of shared memory that nobody has written
   bool barrier_after_exit = false;  // let a block barrier pass although threads of the block have returned
 };
 std::string to_string(const Options& options);

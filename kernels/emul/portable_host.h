@@ -97,6 +97,73 @@ T reduce_max(T value, uint32_t mask = kAllLanes, Site site = Here::current()) {
   return static_cast<T>(emulator::reduce(emulator::ReduceKind::kMax, value, mask, site));
 }
 
+// --- barriers of a part of the block ---
+inline void named_barrier_sync(int id, int threads, Site site = Here::current()) {
+  emulator::named_barrier(id, threads, true, site);
+}
+inline void named_barrier_arrive(int id, int threads, Site site = Here::current()) {
+  emulator::named_barrier(id, threads, false, site);
+}
+
+struct mbarrier {
+  uint64_t state;
+};
+inline void mbarrier_init(mbarrier* barrier, uint32_t arrivals, Site site = Here::current()) {
+  emulator::mbarrier_init(barrier, arrivals, site);
+}
+inline void mbarrier_arrive(mbarrier* barrier, Site site = Here::current()) {
+  emulator::mbarrier_arrive(barrier, site);
+}
+inline void mbarrier_wait(mbarrier* barrier, uint32_t parity, Site site = Here::current()) {
+  emulator::mbarrier_wait(barrier, parity, site);
+}
+
+// --- copies from global to shared memory that run on beside the thread ---
+inline void cp_async16(void* to, const void* from, bool valid = true, Site site = Here::current()) {
+  emulator::cp_async16(to, from, valid, site);
+}
+inline void cp_async_commit(Site site = Here::current()) { emulator::cp_async_commit(site); }
+template <int n>
+void cp_async_wait(Site site = Here::current()) {
+  emulator::cp_async_wait(n, site);
+}
+inline void cp_async_mbarrier_arrive(mbarrier* barrier, Site site = Here::current()) {
+  emulator::cp_async_mbarrier_arrive(barrier, site);
+}
+
+// --- matrices of a warp ---
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, Site site = Here::current()) {
+  emulator::load_matrix(r, row, 4, false, site);
+}
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], const void* row, Site site = Here::current()) {
+  emulator::load_matrix(r, row, 4, true, site);
+}
+inline void ldmatrix_x2(uint32_t (&r)[2], const void* row, Site site = Here::current()) {
+  emulator::load_matrix(r, row, 2, false, site);
+}
+inline void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row, Site site = Here::current()) {
+  emulator::load_matrix(r, row, 2, true, site);
+}
+inline void stmatrix_x4(void* row, const uint32_t (&r)[4], Site site = Here::current()) {
+  emulator::store_matrix(row, r, 4, false, site);
+}
+inline void stmatrix_x4_trans(void* row, const uint32_t (&r)[4], Site site = Here::current()) {
+  emulator::store_matrix(row, r, 4, true, site);
+}
+inline void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
+                           Site site = Here::current()) {
+  emulator::mma_bf16(d, a, b, c, site);
+}
+inline void mma_tf32_1688(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const float (&c)[4],
+                          Site site = Here::current()) {
+  emulator::mma_tf32(d, a, b, c, site);
+}
+// Rounded to nearest, ties away from zero.
+inline uint32_t to_tf32(float x) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x);
+  return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
+}
+
 // --- 16 bytes at once ---
 inline void load16_bytes(void* to, const void* from, Site site = Here::current()) {
   emulator::load16(to, from, site);

@@ -94,7 +94,12 @@ void Machine::warp_op(WarpOpKind kind, uint32_t mask, Site site, void* operand,
 }
 
 void syncwarp(uint32_t mask, Site site) {
-  Machine::current().warp_op(WarpOpKind::kSync, mask, site, nullptr, [](const Operands&, uint32_t) {});
+  Machine& machine = Machine::current();
+  if (machine.removed("syncwarp", site)) return;
+  machine.warp_op(WarpOpKind::kSync, mask, site, nullptr, [](const Operands&, uint32_t lanes) {
+    Machine& m = Machine::current();
+    m.races().syncwarp(m.self().warp * kWarpSize, lanes);
+  });
 }
 
 uint64_t shuffle(ShuffleKind kind, uint64_t value, int argument, int width, uint32_t mask, Site site) {

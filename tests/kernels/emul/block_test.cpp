@@ -7,48 +7,16 @@
 #include <string>
 #include <vector>
 
-#include "kernels/base/error.h"
-#include "kernels/cuda/portable.h"
-#include "kernels/emul/options.h"
 #include "tests/kernels/emul/kernels.h"
+#include "tests/kernels/emul/support.h"
 
 namespace rookery {
 namespace {
 
+using namespace test;
 using emulator::Options;
 using emulator::Order;
 using emulator::ScopedOptions;
-
-const Device& device() {
-  static const Device cpu(DeviceType::kCpu, 1);
-  return cpu;
-}
-
-void call(const std::function<void()>* body) { (*body)(); }
-// One block of `threads` that runs `body`.
-void run_block(unsigned threads, const std::function<void()>& body, size_t smem = 0) {
-  rk::launch(device(), call, {1, threads, smem}, &body);
-}
-// The message of the fault that `body` ends in.
-std::string fault_of(unsigned threads, const std::function<void()>& body, size_t smem = 0) {
-  try {
-    run_block(threads, body, smem);
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no fault";
-}
-#define EXPECT_FAULT(message, part) EXPECT_NE((message).find(part), std::string::npos) << (message)
-
-std::vector<Options> all_orders() {
-  std::vector<Options> all;
-  for (const Order order :
-       {Order::kAscending, Order::kDescending, Order::kLastLanesFirst, Order::kOneWarpAhead})
-    all.push_back({.order = order});
-  for (const uint64_t seed : {1, 2, 3})
-    all.push_back({.order = Order::kRandom, .seed = seed, .shuffle_blocks = true});
-  return all;
-}
 
 TEST(RowSum, IsTheSumInEveryOrder) {
   constexpr int64_t kRows = 5, kColumns = 301;

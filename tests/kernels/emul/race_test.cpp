@@ -1,0 +1,203 @@
+// race_test.cpp: accesses that no barrier orders. This file is compiled with the race detector's hooks, so its
+// lambdas are seen as kernels are.
+#include <array>
+
+#include "tests/kernels/emul/support.h"
+
+namespace rookery {
+namespace {
+
+using namespace test;
+using emulator::Order;
+using emulator::ScopedOptions;
+
+using Shared = rk::SharedLayout<float[256]>;
+
+std::string fault_with_shared(unsigned threads, void (*body)(float*)) {
+  return fault_of(
+      threads,
+      [body] {
+        auto [x] = Shared::carve();
+        body(x);
+      },
+      Shared::kBytes);
+}
+
+TEST(Race, WriteThenReadOfANeighbour) {
+  // With ascending order the result would be right: only the detector sees it.
+  const std::string message = fault_with_shared(64, [](float* x) {
+    x[threadIdx.x] = 1.0f;
+    if (threadIdx.x > 0) x[threadIdx.x + 64] = x[threadIdx.x - 1];
+  });
+  EXPECT_FAULT(message, "race in shared memory, byte 0:\n  thread 1 reads at ");
+  EXPECT_FAULT(message, "thread 0 writes at ");
+  EXPECT_FAULT(message, "race_test.cpp:");  // the source line of both
+  EXPECT_FAULT(message, "[order ascending");
+}
+
+TEST(Race, ReadThenRewrite) {
+  const auto body = [](float* x) {
+    x[threadIdx.x] = 1.0f;
+    __syncthreads();
+    const float neighbour = x[threadIdx.x ^ 1];
+    x[threadIdx.x] = neighbour;
+  };
+  EXPECT_FAULT(fault_with_shared(64, body), "thread 1 writes");  // after thread 0 has read it: a race of reading
+  EXPECT_FAULT(fault_with_shared(64, body).substr(0, 400), "race in shared memory");
+}
+
+TEST(Race, TwoWriters) {
+  EXPECT_FAULT(fault_with_shared(64, [](float* x) { x[0] = static_cast<float>(threadIdx.x); }),
+               "race in shared memory, byte 0:\n  thread 1 writes");
+}
+
+TEST(Race, ReadersOfOneCellAreAllRemembered) {
+  // All lanes of both warps read x[0]; the writer is ordered after one warp only.
+  EXPECT_FAULT(fault_with_shared(64,
+                                 [](float* x) {
+                                   if (threadIdx.x == 0) x[0] = 1.0f;
+                                   __syncthreads();
+                                   x[64 + threadIdx.x] = x[0];
+                                   rk::syncwarp();
+                                   if (threadIdx.x == 32) x[0] = 2.0f;
+                                 }),
+               "thread 32 writes");
+}
+
+TEST(Race, NothingIsReportedWhereBarriersStand) {
+  for (const emulator::Options& options : all_orders()) {
+    const ScopedOptions scope(options);
+    EXPECT_EQ(fault_with_shared(128,
+                                [](float* x) {
+                                  const unsigned t = threadIdx.x;
+                                  for (int round = 0; round < 3; ++round) {
+                                    x[t] = 1.0f;
+                                    __syncthreads();
+                                    const float y = x[(t + 64) % 128] + x[0];
+                                    __syncthreads();
+                                    x[t] = y;
+                                    rk::syncwarp();
+                                    x[128 + t] = x[t ^ 1] + x[t / 32 * 32];
+                                    rk::syncwarp();
+                                    x[t] = 0.0f;
+                                  }
+                                }),
+              "no fault");
+  }
+}
+
+TEST(Race, AShuffleOrdersNothing) {
+  EXPECT_FAULT(fault_with_shared(32,
+                                 [](float* x) {
+                                   x[threadIdx.x] = 1.0f;
+                                   rk::shfl(0, 0);
+                                   x[32 + threadIdx.x] = x[threadIdx.x ^ 1];
+                                 }),
+               "race in shared memory");
+}
+
+TEST(Race, SyncwarpOrdersItsOwnLanesOnly) {
+  EXPECT_FAULT(fault_with_shared(64,
+                                 [](float* x) {
+                                   x[threadIdx.x] = 1.0f;
+                                   rk::syncwarp();
+                                   x[64 + threadIdx.x] = x[(threadIdx.x + 32) % 64];
+                                 }),
+               "race in shared memory");
+  EXPECT_FAULT(fault_with_shared(32,
+                                 [](float* x) {
+                                   x[threadIdx.x] = 1.0f;
+                                   rk::syncwarp(threadIdx.x < 16 ? 0xffffu : 0xffff0000u);
+                                   x[32 + threadIdx.x] = x[(threadIdx.x + 16) % 32];
+                                 }),
+               "race in shared memory");
+}
+
+TEST(Race, OrderIsPassedOnThroughOthers) {
+  // Thread 0 -> (syncwarp) thread 31 -> (named barrier) warp 1: what thread 0 wrote is known there.
+  const auto kernel = [](float* x) {
+    if (threadIdx.x == 0) x[0] = 1.0f;
+    rk::syncwarp();
+    rk::named_barrier_sync(3, 64);
+    x[1 + threadIdx.x] = x[0];
+  };
+  EXPECT_EQ(fault_with_shared(64, kernel), "no fault");
+}
+
+TEST(Race, MemoryThatNobodyHasWritten) {
+  EXPECT_FAULT(fault_with_shared(32, [](float* x) { x[threadIdx.x] = x[threadIdx.x + 32]; }),
+               "thread 0 reads byte 128 of shared memory, which nobody has written, at ");
+  // Nor does an earlier block's value count.
+  const std::function<void()> body = [] {
+    auto [x] = Shared::carve();
+    if (blockIdx.x == 0) x[threadIdx.x] = 1.0f;
+    x[32 + threadIdx.x] = x[threadIdx.x];
+  };
+  EXPECT_THROW(rk::launch(device(), call, {2, 32, Shared::kBytes}, &body), Error);
+}
+
+TEST(Race, AccessBehindAnArrayStopsAtOnce) {
+  EXPECT_FAULT(fault_with_shared(32,
+                                 [](float* x) {
+                                   if (threadIdx.x == 9) x[256] = 1.0f;
+                                 }),
+               "thread 9 writes byte 1024 of shared memory, which is behind the end of an array, at ");
+  EXPECT_FAULT(fault_with_shared(32, [](float* x) { x[-1] = 1.0f; }), "outside shared memory (byte -4 of");
+  EXPECT_FAULT(fault_of(1,
+                        [] {
+                          float* volatile nothing = nullptr;
+                          *nothing = 1.0f;
+                        }),
+               "thread 0 writes through a null pointer at ");
+}
+
+TEST(Race, BetweenBlocks) {
+  std::array<float, 64> memory{};
+  float* x = memory.data();
+  const auto fault = [](const std::function<void()>& body) -> std::string {
+    try {
+      rk::launch(device(), call, {3, 32}, &body);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "no fault";
+  };
+  EXPECT_FAULT(fault([x] {
+                 if (threadIdx.x == 0) x[0] = 1.0f;
+               }),
+               "race in global memory:\n  thread 0 writes");
+  EXPECT_FAULT(fault([x] {
+                 if (threadIdx.x == blockIdx.x) x[blockIdx.x] = x[blockIdx.x ^ 1];
+               }),
+               "another block");
+  EXPECT_EQ(fault([x] {
+              if (threadIdx.x == 0) x[blockIdx.x] = x[60];
+            }),
+            "no fault");
+  EXPECT_EQ(fault([x] {
+              if (threadIdx.x == 0) rk::atomic_add(x, 1.0f);
+            }),
+            "no fault");
+  // Within a block, barriers order global memory too.
+  EXPECT_FAULT(fault([x] {
+                 if (blockIdx.x > 0) return;
+                 x[threadIdx.x] = 1.0f;
+                 x[32 + threadIdx.x] = x[31 - threadIdx.x];
+               }),
+               "race in global memory");
+  EXPECT_EQ(fault([x] {
+              if (blockIdx.x > 0) return;
+              x[threadIdx.x] = 1.0f;
+              __syncthreads();
+              x[32 + threadIdx.x] = x[31 - threadIdx.x];
+            }),
+            "no fault");
+}
+
+TEST(Race, OptionTurnsItOff) {
+  const ScopedOptions scope({.races = false});
+  EXPECT_EQ(fault_with_shared(64, [](float* x) { x[0] = static_cast<float>(threadIdx.x); }), "no fault");
+}
+
+}  // namespace
+}  // namespace rookery
