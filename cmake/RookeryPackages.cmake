@@ -114,6 +114,10 @@ if(ROOKERY_CUDA STREQUAL "ON" OR (ROOKERY_CUDA STREQUAL "AUTO" AND NOT ROOKERY_S
 endif()
 string(REPLACE ";" " " cuda_state "${cuda_state}")
 rookery_note("CUDA" "${cuda_state}")
+if(ROOKERY_EMUL AND ROOKERY_SANITIZE MATCHES "thread")
+  # Its runtime cannot follow fibers, and the emulator has its hooks for itself (kernels/emul/hooks.cpp).
+  set(ROOKERY_EMUL OFF)
+endif()
 if(ROOKERY_EMUL)
   rookery_note("GPU kernels on the host" "on")
 else()

@@ -63,7 +63,7 @@ TEST(Copies, ArriveAtTheWaitAtTheLatest) {
 TEST(Copies, FaultsAreFound) {
   using Shared = rk::SharedLayout<float[32][4]>;
   alignas(16) static float source[8];
-  const auto fault = [](const std::function<void(float (*)[4])>& body) {
+  const auto fault = [](const std::function<void(float(*)[4])>& body) {
     return fault_of(
         32,
         [&] {
@@ -72,8 +72,10 @@ TEST(Copies, FaultsAreFound) {
         },
         Shared::kBytes);
   };
-  EXPECT_FAULT(fault([](float(*x)[4]) { rk::cp_async16(x[0] + 1, source); }), "is not a multiple of 16 bytes");
-  EXPECT_FAULT(fault([](float(*)[4]) { rk::cp_async16(source + 4, source); }), "does not go to shared memory");
+  EXPECT_FAULT(fault([](float(*x)[4]) { rk::cp_async16(x[0] + 1, source); }),
+               "is not a multiple of 16 bytes");
+  EXPECT_FAULT(fault([](float(*)[4]) { rk::cp_async16(source + 4, source); }),
+               "does not go to shared memory");
   EXPECT_FAULT(fault([](float(*x)[4]) { rk::cp_async16(x[0], x[1]); }), "does not come from global memory");
   EXPECT_FAULT(fault([](float(*x)[4]) { rk::cp_async16(x[threadIdx.x], source); }),
                "returns with a cp_async16 that it has not waited for");
@@ -181,7 +183,8 @@ TEST(Mbarrier, FaultsAreFound) {
 // Matrix m holds 64 m + 8 row + column.
 constexpr int kMatrices = 4;
 void fill_matrices(uint16_t (*x)[8]) {
-  for (int i = static_cast<int>(threadIdx.x); i < kMatrices * 64; i += 32) x[i / 8][i % 8] = static_cast<uint16_t>(i);
+  for (int i = static_cast<int>(threadIdx.x); i < kMatrices * 64; i += 32)
+    x[i / 8][i % 8] = static_cast<uint16_t>(i);
   rk::syncwarp();
 }
 
@@ -251,7 +254,8 @@ TEST(Matrices, ProductsOfBf16) {
             size += std::abs(term);
           }
           // Half a unit of bf16, and the rounding of k sums in float.
-          ASSERT_NEAR(static_cast<float>(out[static_cast<size_t>(i * 16 + j)]), sum, std::abs(sum) / 256 + size * 1e-5)
+          ASSERT_NEAR(static_cast<float>(out[static_cast<size_t>(i * 16 + j)]), sum,
+                      std::abs(sum) / 256 + size * 1e-5)
               << i << ", " << j << ", " << to_string(options);
         }
       }
@@ -266,7 +270,8 @@ TEST(Matrices, ProductsOfTf32) {
     const auto at = [](int i, int k) { return rk::to_tf32(static_cast<float>(10 * i + k)); };
     const auto bt = [](int k, int j) { return rk::to_tf32(static_cast<float>(k - j)); };
     float d[4] = {1, 1, 1, 1};
-    rk::mma_tf32_1688(d, {at(g, q), at(g + 8, q), at(g, q + 4), at(g + 8, q + 4)}, {bt(q, g), bt(q + 4, g)}, d);
+    rk::mma_tf32_1688(d, {at(g, q), at(g + 8, q), at(g, q + 4), at(g + 8, q + 4)}, {bt(q, g), bt(q + 4, g)},
+                      d);
     for (int e = 0; e < 4; ++e) {
       const int i = g + e / 2 * 8, j = 2 * q + e % 2;
       float expected = 1;

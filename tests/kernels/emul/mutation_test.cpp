@@ -73,7 +73,8 @@ bool tile_product_passes() {
   for (size_t i = 0; i < 32; ++i) {
     for (size_t j = 0; j < 16; ++j) {
       float sum = 0;  // of small integers: exact, in bf16 too
-      for (size_t k = 0; k < kDepth; ++k) sum += static_cast<float>(a[i * kDepth + k]) * static_cast<float>(b[k * 16 + j]);
+      for (size_t k = 0; k < kDepth; ++k)
+        sum += static_cast<float>(a[i * kDepth + k]) * static_cast<float>(b[k * 16 + j]);
       if (static_cast<float>(out[i * 16 + j]) != sum) return false;
     }
   }

@@ -1,5 +1,5 @@
-// race_test.cpp: accesses that no barrier orders. This file is compiled with the race detector's hooks, so its
-// lambdas are seen as kernels are.
+// race_test.cpp: accesses that no barrier orders. This file is compiled with the race detector's hooks, so
+// its lambdas are seen as kernels are.
 #include <array>
 
 #include "tests/kernels/emul/support.h"
@@ -42,7 +42,8 @@ TEST(Race, ReadThenRewrite) {
     const float neighbour = x[threadIdx.x ^ 1];
     x[threadIdx.x] = neighbour;
   };
-  EXPECT_FAULT(fault_with_shared(64, body), "thread 1 writes");  // after thread 0 has read it: a race of reading
+  EXPECT_FAULT(fault_with_shared(64, body),
+               "thread 1 writes");  // after thread 0 has read it: a race of reading
   EXPECT_FAULT(fault_with_shared(64, body).substr(0, 400), "race in shared memory");
 }
 
