@@ -41,6 +41,10 @@ void __tsan_write_range(const void* address, size_t bytes) {
 }
 void __tsan_vptr_read(const void* address) { __tsan_read8(address); }
 void __tsan_vptr_update(const void* address, const void*) { __tsan_write8(address); }
+// The guard of a static variable's initialisation.
+char __tsan_atomic8_load(const volatile char* address, int) {
+  return __atomic_load_n(address, __ATOMIC_ACQUIRE);
+}
 void __tsan_init() {}
 void __tsan_func_entry(const void*) {}
 void __tsan_func_exit() {}
