@@ -133,6 +133,9 @@ void Machine::run(const LaunchShape& shape, void (*body)(void*), void* arguments
 
 void Machine::prepare(const LaunchShape& shape) {
   options_ = current_options();
+#ifdef ROOKERY_NO_HOOKS  // what the kernels touch is not known
+  options_.races = false;
+#endif
   random_state_ = options_.seed * 0x9E3779B97F4A7C15ull + 1;
   threads_ = static_cast<int>(shape.block.x * shape.block.y * shape.block.z);
   stacks_.reserve(static_cast<size_t>(threads_));
@@ -255,11 +258,11 @@ void Machine::resume(Thread& thread) {
 }
 
 void Machine::wait(std::string_view what, Site site) {
-  async_.at_random_step();
   self_->waits_at = what;
   self_->site = site;
   const size_t p = static_cast<size_t>(self_->position);
   ready_[p / 64] &= ~(uint64_t{1} << (p % 64));
+  async_.at_random_step();
   resume(next_or_deadlock());
 }
 
