@@ -66,6 +66,7 @@ constexpr Row kRows[] = {
     {"doctor", kAtomicFile, "the probe files of `rookery doctor`"},
     {"weights.file", kFile, "a file of converted weights"},
     {"weights", kRename | kExchange | kRemove, "converted weights taking their final name"},
+    {"cuda.products", kAtomicFile, "which matrix products were the fastest on a GPU"},
     {"io.mkdir", kBare, "a folder being made"},
     {"io.syncdir", kBare, "fsync of a folder after a rename"},
     {"data.read", kBare, "a read of a text file or token set, which `eio` fails"},

@@ -8,6 +8,7 @@
 #include <csignal>
 
 #include "kernels/base/str.h"
+#include "kernels/cuda/device.h"
 #include "tests/support/tiny_run.h"
 
 namespace rookery {
@@ -458,6 +459,13 @@ TEST_F(TrainCommand, DecimalCommasOfALocaleChangeNothing) {
   EXPECT_EQ(run.code, 0) << run.err;
   EXPECT_TRUE(says(run, " lr=3.00e-05 ")) << run.err;
   EXPECT_EQ(runs_->trace("de"), reference_);
+}
+
+TEST_F(TrainCommand, WithoutAGpuItSaysWhatIsMissing) {
+  if (cuda::inspect().problem.empty()) GTEST_SKIP() << "this machine has a GPU";
+  const auto r = runs_->train("gpu", {"device=cuda"});
+  EXPECT_EQ(r.code, 69) << r.err;
+  EXPECT_TRUE(says(r, str("error[", cuda::inspect().problem_id, "]: device: cuda: "))) << r.err;
 }
 
 }  // namespace

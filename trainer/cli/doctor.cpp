@@ -12,6 +12,7 @@
 #include "data/hdf5/hdf5.h"
 #include "kernels/base/fault.h"
 #include "kernels/base/io.h"
+#include "kernels/cuda/device.h"
 #include "trainer/checkpoint/run_lock.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/terminal.h"
@@ -94,6 +95,24 @@ Check guarded(const std::string& name, const std::function<std::string()>& body)
   }
 }
 
+// That there is no GPU is no fault; one that is there and cannot be used is.
+void add_gpus(std::vector<Check>& checks) {
+  const cuda::Runtime runtime = cuda::inspect();
+  checks.push_back(
+      {"CUDA", runtime.built
+                   ? str(cuda::version_text(runtime.toolkit), ", kernels for ", runtime.architectures,
+                         ", driver for ", runtime.driver == 0 ? "none" : cuda::version_text(runtime.driver))
+                   : "not built in"});
+  for (const cuda::Gpu& gpu : runtime.gpus)
+    checks.push_back({str("GPU ", gpu.index),
+                      str(gpu.name, ", ", gib(double(gpu.total_bytes)), ", ", gpu.multiprocessors,
+                          " multiprocessors, compute capability ", gpu.major, ".", gpu.minor,
+                          gpu.problem.empty() ? "" : ": " + gpu.problem),
+                      gpu.problem.empty()});
+  if (runtime.gpus.empty() && runtime.built)
+    checks.push_back({"GPU", "none: " + runtime.problem, runtime.problem_id != "DEV-03"});
+}
+
 std::vector<Check> run_checks() {
   std::vector<Check> checks = {{"rookery", program_version() + ", revision " + source_revision()}};
   for (const auto& [name, version] : component_versions()) checks.push_back({name, version});
@@ -103,6 +122,7 @@ std::vector<Check> run_checks() {
       {"processor", str(machine.cpu, ", ", machine.cores, machine.cores == 1 ? " core" : " cores")});
   checks.push_back({"instruction sets", instruction_sets()});
   checks.push_back({"memory", gib(double(machine.memory_bytes))});
+  add_gpus(checks);
   const fs::path here = fs::current_path();
   checks.push_back(guarded("HDF5 round trip", [&] { return hdf5_round_trip(fs::temp_directory_path()); }));
   checks.push_back(guarded("working folder", [&] {

@@ -117,7 +117,10 @@ void RunConfig::fields(Visitor& v) {
   v("seed", seed, "of the weights, the order of the data and every random choice").at_least(0);
   v("precision", precision, "of the matrix products; masters, states and sums are fp32 (fp64 with fp64)")
       .one_of({"fp32", "bf16", "fp64"});
-  v("device", device, "what computes").one_of({"auto", "cpu"});
+  v("device", device,
+    "what computes; auto: a GPU, if there is one and every operation of the model has a kernel for it, "
+    "else the CPU")
+      .one_of({"auto", "cpu", "cuda"});
   v("threads", threads, "worker threads; 0: one for each processor. Sums depend on it in the last bits")
       .between(0, kMaxThreads);
   v("model", model, "the network");

@@ -9,9 +9,11 @@
 
 namespace rookery::loop {
 
-MemoryPlan plan_memory(const config::RunConfig& config) {
+MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target) {
+  auto meta = std::make_unique<Device>(DeviceType::kMeta, static_cast<int>(config.threads));
+  meta->plans_for = target;
   const Session session =
-      make_session(config::parse_run(config::resolved_yaml(config), "the configuration"), DeviceType::kMeta);
+      make_session(config::parse_run(config::resolved_yaml(config), "the configuration"), std::move(meta));
   Device& device = *session.device;
   const auto loader = make_loader(config, session.model->vocab_size());
   const auto recipe = make_recipe(*config.recipe);

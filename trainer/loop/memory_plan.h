@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "kernels/tensor/device.h"
 #include "trainer/config/run_config.h"
 
 namespace rookery::loop {
@@ -13,7 +14,8 @@ struct MemoryPlan {
   int64_t parameters = 0, gradients = 0, moments = 0, activations = 0;  // bytes
   int64_t total() const { return parameters + gradients + moments + activations; }
 };
-MemoryPlan plan_memory(const config::RunConfig& config);
+// target: the device that will run it. Throws DEV-01 where an operation has no kernel for that.
+MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target = DeviceType::kCpu);
 
 // "parameters 1.4 MiB + gradients 1.4 MiB + moments 2.8 MiB + activations 12.0 MiB = 17.6 MiB"
 std::string to_string(const MemoryPlan& plan);

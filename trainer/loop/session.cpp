@@ -8,10 +8,15 @@
 namespace rookery::loop {
 
 Session make_session(config::RunConfig config, DeviceType type) {
+  const int threads = static_cast<int>(config.threads);
+  return make_session(std::move(config), std::make_unique<Device>(type, threads));
+}
+
+Session make_session(config::RunConfig config, std::unique_ptr<Device> device) {
   Session s;
   s.config = std::move(config);
-  s.device = std::make_unique<Device>(type, static_cast<int>(s.config.threads));
-  if (s.config.precision == "bf16") {
+  s.device = std::move(device);
+  if (s.config.precision == "bf16" && s.device->target() == DeviceType::kCpu) {
     if (!bf16_matmul_available())
       fail(ExitCode::kUnavailable, "CPU-03",
            "precision: bf16 needs a processor with AVX512-BF16 or AMX and a build with oneDNN; use "
@@ -19,6 +24,7 @@ Session make_session(config::RunConfig config, DeviceType type) {
     s.device->matmul_precision = MatmulPrecision::kBf16;
   }
   s.model = make_model(*s.config.model);
+  const Arena::Owner owner(s.device->arena(), "parameters and gradients");
   s.store = std::make_unique<ParamStore>(s.model->parameters.all(),
                                          s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device);
   return s;

@@ -23,6 +23,7 @@ struct Session {
 // A model by its configuration, weights zero. type kMeta: shapes and memory plans only. Throws kUnavailable
 // for precision bf16 on a processor or build without it.
 Session make_session(config::RunConfig config, DeviceType type = DeviceType::kCpu);
+Session make_session(config::RunConfig config, std::unique_ptr<Device> device);
 
 // The weights that a path holds (Weights tells which paths), and their model. threads 0: all cores.
 Session load_session(const std::filesystem::path& path, int64_t threads = 0);

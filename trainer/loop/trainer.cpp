@@ -9,6 +9,7 @@
 #include "kernels/base/fault.h"
 #include "kernels/base/io.h"
 #include "trainer/config/writers.h"
+#include "trainer/loop/device.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
 #include "trainer/loop/memory_plan.h"
@@ -22,10 +23,13 @@ constexpr int64_t kMaxSkippedInARow = 10;  // non-finite steps, then kNumerics
 
 double scalar(const Tensor& t) { return to_doubles(t)[0]; }
 
-// The configuration, unless its plan is beyond the memory that is free.
-config::RunConfig affordable(config::RunConfig config) {
-  check_memory(plan_memory(config), config, available_memory_bytes());
-  return config;
+// On the device that the configuration asks for, unless its plan is beyond the memory that is free there.
+Session affordable_session(config::RunConfig config) {
+  auto device = make_device(config);
+  const int64_t free = device->on_host() ? available_memory_bytes()
+                                         : static_cast<int64_t>(device->accelerator().memory().free);
+  check_memory(plan_memory(config, device->type()), config, free);
+  return make_session(std::move(config), std::move(device));
 }
 
 }  // namespace
@@ -319,7 +323,7 @@ Trainer::Trainer(config::LoadedRun run, TrainOptions options, Console& console)
       console_(console),
       signals_(console_.style().terminal),
       control_(run.config.run_dir, signals_, options_.max_seconds),
-      session_(make_session(affordable(std::move(run.config)))),
+      session_(affordable_session(std::move(run.config))),
       recipe_(make_recipe(*session_.config.recipe)),
       loader_(make_loader(session_.config, session_.model->vocab_size())),
       validation_(open_validation(session_.config, session_.model->vocab_size())),

@@ -4,16 +4,19 @@
 namespace rookery::ops {
 namespace {
 
-constexpr auto kForward = RK_KERNEL(activation_forward);
-constexpr auto kBackward = RK_KERNEL(activation_backward);
+constexpr auto kForward = RK_KERNEL_GPU(activation_forward);
+constexpr auto kBackward = RK_KERNEL_GPU(activation_backward);
 
 GradTarget target(Grads& g, int input) { return g.wants(input) ? g.into(input) : GradTarget{}; }
 
 Var of_output(std::string_view name, Activation kind, const Var& x) {
   Tensor y = empty_like(x.value());
   kForward(y.device(), {kind, x.value(), {}, y});
-  return record(name, {x}, y, [kind, y](const Tensor& dy, Grads& g) {
-    kBackward(y.device(), {kind, {}, {}, y, dy, target(g, 0), {}});
+  // 1 - y^2 and y (1 - y) lose their digits near 1 where y is bf16, so these two keep x.
+  const bool by_x = y.dtype() == DType::kBF16 && (kind == Activation::kTanh || kind == Activation::kSigmoid);
+  const Tensor kept_x = by_x ? x.value() : Tensor(), kept_y = by_x ? Tensor() : y;
+  return record(name, {x}, y, [kind, kept_x, kept_y](const Tensor& dy, Grads& g) {
+    kBackward(dy.device(), {kind, kept_x, {}, kept_y, dy, target(g, 0), {}});
   });
 }
 

@@ -1,4 +1,4 @@
-// activation.h: element-wise functions. Bodies: activation_cpu.cpp.
+// activation.h: element-wise functions. Bodies: activation_cpu.cpp, activation_cuda.cu.
 #pragma once
 
 #include "kernels/autograd/autograd.h"
@@ -33,12 +33,12 @@ struct ActivationArgs {
   Tensor x, value, y;  // value: the products only
 };
 // Functions of one argument take their gradient from y alone: tanh 1 - y^2, sigmoid y (1 - y), relu_sq
-// 2 sqrt(y).
+// 2 sqrt(y); in bf16 tanh and sigmoid from x, and y is undefined.
 struct ActivationGrad {
   Activation kind;
   Tensor x, value, y, dy;
   GradTarget dx, dvalue;
 };
-RK_BACKENDS(void activation_forward(const ActivationArgs&))
-RK_BACKENDS(void activation_backward(const ActivationGrad&))
+RK_BACKENDS_GPU(void activation_forward(const ActivationArgs&))
+RK_BACKENDS_GPU(void activation_backward(const ActivationGrad&))
 }  // namespace rookery

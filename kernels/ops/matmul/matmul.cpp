@@ -2,13 +2,14 @@
 // orders).
 #include "kernels/ops/matmul/matmul.h"
 
-#include <cstring>
-
-#include "kernels/ops/backend.h"
+#include "kernels/ops/matmul/bias.h"
 #include "kernels/ops/matmul/product.h"
 
 namespace rookery::ops {
 namespace {
+
+constexpr auto kFillRows = RK_KERNEL_GPU(fill_rows);
+constexpr auto kSumRows = RK_KERNEL_GPU(sum_rows);
 
 Shape with_last(const Shape& shape, int64_t last) {
   std::vector<int64_t> dims(shape.begin(), shape.end());
@@ -16,27 +17,10 @@ Shape with_last(const Shape& shape, int64_t last) {
   return Shape(std::span<const int64_t>(dims));
 }
 
-void fill_rows(const Tensor& row, const Tensor& out) {
-  if (out.device().type() == DeviceType::kMeta) return;
-  const size_t bytes = row.bytes();
-  parallel_for(out.device().pool(), out.numel() / row.numel(), 256, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) std::memcpy(out.raw() + i * bytes, row.raw(), bytes);
-  });
-}
-
-// out (+)= sum of the rows of x [M, N].
-void sum_rows(const Tensor& x, int64_t N, const GradTarget& out) {
-  if (x.device().type() == DeviceType::kMeta) return;
-  dispatch_float(x.dtype(), [&]<class T>() {
-    const T* rows = x.data<T>();
-    T* sum = out.tensor.data<T>();
-    parallel_for(x.device().pool(), N, 64, [&](int64_t begin, int64_t end) {
-      if (!out.accumulate) std::memset(sum + begin, 0, (end - begin) * sizeof(T));
-      for (int64_t i = 0; i < x.numel() / N; ++i)
-#pragma omp simd
-        for (int64_t j = begin; j < end; ++j) sum[j] += rows[i * N + j];
-    });
-  });
+void add_rows(const Tensor& x, int64_t N, const GradTarget& out) {
+  const bool on_cpu = x.device().target() == DeviceType::kCpu;
+  kSumRows(x.device(),
+           {x, out, on_cpu ? Tensor() : empty({sum_rows_parts(x.numel() / N), N}, DType::kF32, x.device())});
 }
 
 // w_out_in: weight [N, K] (linear) or [K, N] (matmul).
@@ -51,9 +35,8 @@ Var with_weight(std::string_view name, const Var& x, const Var& w, bool w_out_in
   Tensor y = empty(with_last(x.shape(), N), x.value().dtype(), x.value().device());
   const bool has_bias = bias.defined();
   if (has_bias) {
-    check_cpu("bias", y.device());
     RK_CHECK(bias.value().numel() == N, "[", name, "] bias ", bias.shape(), " for ", N, " outputs");
-    fill_rows(bias.value(), y);
+    kFillRows(y.device(), {bias.value(), y});
   }
   rookery::product(M, N, K, {x.value(), K}, {w.value(), w_out_in ? K : N, w_out_in}, has_bias, {y, N});
   return record(
@@ -70,7 +53,7 @@ Var with_weight(std::string_view name, const Var& x, const Var& w, bool w_out_in
             rookery::product(K, N, M, {x, K, true}, {dy, N}, dw.accumulate, {dw.tensor, N});
           }
         }
-        if (g.wants(2)) sum_rows(dy, N, g.into(2));
+        if (g.wants(2)) add_rows(dy, N, g.into(2));
       });
 }
 

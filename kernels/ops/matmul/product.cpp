@@ -1,7 +1,7 @@
 // product.cpp: picks the library by device and dtype (kernels/ops/matmul/product.h).
 #include "kernels/ops/matmul/product.h"
 
-#include "kernels/ops/backend.h"
+#include "kernels/cuda/blas.h"
 #include "kernels/ops/matmul/gemm.h"
 
 namespace rookery {
@@ -10,6 +10,10 @@ namespace {
 template <class T>
 Operand<T> operand(const Matrix& m) {
   return {m.tensor.data<T>() + m.offset, m.ld, m.transposed};
+}
+
+cuda::GpuMatrix on_gpu(const Matrix& m) {
+  return {m.tensor.raw() + m.offset * static_cast<int64_t>(dtype_size(m.tensor.dtype())), m.ld, m.transposed};
 }
 
 // A matrix in float, its rows as stored.
@@ -55,7 +59,11 @@ void product(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, 
       in == b.tensor.dtype() && (in == out || (in == DType::kBF16 && out == DType::kF32)) && !c.transposed,
       "[product] ", in, " times ", b.tensor.dtype(), " to ", out);
   Device& device = c.tensor.device();
-  if (device.target() == DeviceType::kCuda) refuse_device("product", device);
+  if (!device.on_host()) {
+    RK_CHECK(in != DType::kF64, "[product] f64 is for the CPU");
+    const Range range(device, "product");
+    return cuda::product(device, {m, n, k, on_gpu(a), on_gpu(b), on_gpu(c), in, out, accumulate});
+  }
   if (in == DType::kBF16) {
     if (device.type() != DeviceType::kMeta) bf16_product(m, n, k, a, b, accumulate, c);
     return;

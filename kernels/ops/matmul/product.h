@@ -1,4 +1,5 @@
-// product.h: matrix products of tensors, on whichever device they lie. Bodies: gemm.h on the host.
+// product.h: matrix products of tensors, on whichever device they lie. Bodies: gemm.h on the
+// host, kernels/cuda/blas.h.
 #pragma once
 
 #include "kernels/tensor/tensor.h"

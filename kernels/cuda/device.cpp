@@ -1,0 +1,171 @@
+// device.cpp: a GPU behind the interface of kernels/tensor/accelerator.h.
+#include "kernels/cuda/device.h"
+
+#include <nvtx3/nvToolsExt.h>
+
+#include "kernels/base/error.h"
+#include "kernels/cuda/accelerator.h"
+#include "kernels/cuda/elementwise.h"
+
+namespace rookery::cuda {
+namespace {
+
+class Graph : public Replay {
+ public:
+  Graph(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+    RK_CUDA(cudaGraphInstantiate(&run_, graph, 0));
+  }
+  ~Graph() override { cudaGraphExecDestroy(run_); }
+  void run() override { RK_CUDA(cudaGraphLaunch(run_, stream_)); }
+
+ private:
+  cudaGraphExec_t run_ = nullptr;
+  cudaStream_t stream_;
+};
+
+class Readback : public Pending {
+ public:
+  Readback(const std::byte* from, size_t bytes, const Stream& stream) : memory_(bytes) {
+    RK_CUDA(cudaMemcpyAsync(memory_.data(), from, bytes, cudaMemcpyDeviceToHost, stream.native()));
+    stream.record(done_);
+  }
+  const std::byte* wait() override {
+    done_.synchronize();
+    return memory_.data();
+  }
+
+ private:
+  Pinned memory_;
+  Event done_;
+};
+
+}  // namespace
+
+GpuAccelerator::GpuAccelerator(const DeviceOptions& options, std::string name)
+    : index_(options.index), name_(std::move(name)) {
+  use();
+  stream_.emplace();
+  staging_.emplace();
+  blas_.emplace(*stream_, name_, options.deterministic, options.cache);
+}
+
+GpuAccelerator::~GpuAccelerator() {
+  cudaSetDevice(index_);
+  cudaStreamSynchronize(stream_->native());
+}
+
+void GpuAccelerator::use() const { RK_CUDA(cudaSetDevice(index_)); }
+
+std::string GpuAccelerator::name() const { return name_; }
+void* GpuAccelerator::stream() const { return stream_->native(); }
+void GpuAccelerator::synchronize() { stream_->synchronize(); }
+
+std::byte* GpuAccelerator::allocate(size_t bytes) {
+  RK_CHECK(!capturing_, "[capture] ", bytes, " bytes are asked for that no plan of the arena foresaw");
+  use();
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // it is told by the return value
+    return nullptr;
+  }
+  if (error != cudaSuccess) call_failed("cudaMalloc(&data, bytes)", error);
+  return static_cast<std::byte*>(data);
+}
+
+void GpuAccelerator::free(std::byte* data) noexcept { cudaFree(data); }
+
+Accelerator::Memory GpuAccelerator::memory() const {
+  use();
+  Memory memory;
+  RK_CUDA(cudaMemGetInfo(&memory.free, &memory.total));
+  return memory;
+}
+
+void GpuAccelerator::upload(const void* host, std::byte* to, size_t bytes) {
+  RK_CHECK(!capturing_, "[capture] the host's memory may be another when the graph runs");
+  use();
+  staging_->upload(host, to, bytes, *stream_);
+}
+
+void GpuAccelerator::download(const std::byte* from, void* host, size_t bytes) {
+  RK_CHECK(!capturing_, "[capture] a graph cannot wait for the host");
+  use();
+  RK_CUDA(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream_->native()));
+  stream_->synchronize();
+}
+
+std::unique_ptr<Pending> GpuAccelerator::begin_download(const std::byte* from, size_t bytes) {
+  use();
+  return std::make_unique<Readback>(from, bytes, *stream_);
+}
+
+void GpuAccelerator::copy(const std::byte* from, std::byte* to, size_t bytes) {
+  RK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_->native()));
+}
+
+void GpuAccelerator::fill(std::byte* to, unsigned char value, size_t bytes) {
+  RK_CUDA(cudaMemsetAsync(to, value, bytes, stream_->native()));
+}
+
+void GpuAccelerator::convert(const Tensor& from, const Tensor& to) { cuda::convert({from, to}); }
+void GpuAccelerator::sum(const Tensor& a, const Tensor& b, const Tensor& out) { cuda::sum({a, b, out}); }
+
+std::unique_ptr<Replay> GpuAccelerator::capture(const std::function<void()>& work) {
+  use();
+  // Of this thread alone: others, such as the loader's, may go on calling CUDA.
+  RK_CUDA(cudaStreamBeginCapture(stream_->native(), cudaStreamCaptureModeThreadLocal));
+  capturing_ = true;
+  cudaGraph_t graph = nullptr;
+  try {
+    work();
+  } catch (...) {
+    capturing_ = false;
+    cudaStreamEndCapture(stream_->native(), &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  capturing_ = false;
+  RK_CUDA(cudaStreamEndCapture(stream_->native(), &graph));
+  auto replay = std::make_unique<Graph>(graph, stream_->native());
+  RK_CUDA(cudaGraphDestroy(graph));
+  return replay;
+}
+
+void GpuAccelerator::begin_range(const std::string& name) { nvtxRangePushA(name.c_str()); }
+void GpuAccelerator::end_range() { nvtxRangePop(); }
+
+Runtime inspect() {
+  Runtime r;
+  r.built = true;
+  r.architectures = ROOKERY_CUDA_ARCHITECTURES;
+  cudaRuntimeGetVersion(&r.toolkit);
+  int count = 0;
+  if (cudaDriverGetVersion(&r.driver) == cudaSuccess && cudaGetDeviceCount(&count) == cudaSuccess) {
+    for (int i = 0; i < count; ++i) {
+      cudaDeviceProp p;
+      if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+      r.gpus.push_back({i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount, ""});
+    }
+  }
+  cudaGetLastError();  // a failed call must not show at the next kernel
+  diagnose(r);
+  return r;
+}
+
+std::unique_ptr<Device> make_device(const DeviceOptions& options) {
+  const Runtime runtime = inspect();
+  if (!runtime.problem.empty())
+    fail(ExitCode::kUnavailable, runtime.problem_id, "device: cuda: ", runtime.problem);
+  for (const Gpu& gpu : runtime.gpus) {
+    if (gpu.index != options.index) continue;
+    if (!gpu.problem.empty())
+      fail(ExitCode::kUnavailable, "DEV-04", "device: cuda: GPU ", gpu.index, " (", gpu.name, ") has ",
+           gpu.problem);
+    return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu.name), options.num_threads);
+  }
+  fail(ExitCode::kUnavailable, "DEV-06", "device: cuda: found ", runtime.gpus.size(),
+       " GPUs, expected one of index ", options.index);
+}
+
+}  // namespace rookery::cuda

@@ -1,0 +1,50 @@
+// device.h: GPUs as devices. In a build without CUDA (no_cuda.cpp) there are none, and the errors say so.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/tensor/device.h"
+
+namespace rookery::cuda {
+
+struct Gpu {
+  int index = 0;
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  size_t total_bytes = 0;
+  int multiprocessors = 0;
+  std::string problem;  // why this build cannot use it; empty: it can
+};
+
+// What the driver says. Versions as CUDA writes them: 13020 is 13.2; 0: none.
+struct Runtime {
+  bool built = false;  // this build has CUDA
+  int toolkit = 0, driver = 0;
+  std::string architectures;  // that kernels were built for: "90a"
+  std::vector<Gpu> gpus;
+  std::string problem;     // why there is no GPU to use; empty: there is one
+  std::string problem_id;  // DEV-02 to DEV-05
+};
+Runtime inspect();                      // never throws
+std::string version_text(int version);  // "13.2"
+
+struct DeviceOptions {
+  int index = 0;
+  int num_threads = 0;         // of the host
+  bool deterministic = false;  // matrix products by the library's first choice, not by what was faster here
+  std::filesystem::path cache = {};  // folder for what was measured; empty: measure again in each process
+};
+// Throws Error kUnavailable DEV-02 (no GPU), DEV-03 (the driver is older than the toolkit), DEV-04
+// (architecture), DEV-05 (built without CUDA), DEV-06 (no such index).
+std::unique_ptr<Device> make_device(const DeviceOptions& options);
+
+// Do kernels built for `architectures` ("80;90a", as CMake has them) run on compute capability major.minor?
+bool runs_on(std::string_view architectures, int major, int minor);
+// Fills `problem` and `problem_id`, and those of the gpus, from the rest.
+void diagnose(Runtime& runtime);
+
+}  // namespace rookery::cuda

@@ -1,0 +1,20 @@
+// device.h: what a run computes on: the key `device` of its configuration.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kernels/tensor/device.h"
+#include "trainer/config/run_config.h"
+
+namespace rookery::loop {
+
+// auto: a GPU, where there is one and every operation of a training step has a kernel for it; else the CPU.
+// cuda: a GPU, or Error kUnavailable: DEV-01 (an operation has no kernel), DEV-02 to DEV-06
+// (kernels/cuda/device.h).
+std::unique_ptr<Device> make_device(const config::RunConfig& config);
+
+// Which operation of a training step has no kernel for `target`: the text of DEV-01; empty: all have.
+std::string missing_kernel(const config::RunConfig& config, DeviceType target);
+
+}  // namespace rookery::loop
