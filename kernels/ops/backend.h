@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "kernels/tensor/device.h"
+#include "kernels/tensor/dtype.h"
 
 #if defined(__x86_64__)
 #define RK_CPU_BACKENDS(declaration) \
@@ -70,6 +71,12 @@ inline constexpr const char* kNoKernel = "DEV-01";
 
 // For operations whose loops run on the host alone: throws on any other device.
 void check_cpu(const char* operation, const Device& device);
+
+// Statistics, losses and sums over rows of an operation on bf16 are f32.
+constexpr DType sum_dtype(DType dtype) { return dtype == DType::kBF16 ? DType::kF32 : dtype; }
+
+// Into how many parts sums over `rows` are cut: on the CPU one per thread, on a GPU by the rows alone.
+int64_t sum_parts(Device& device, int64_t rows);
 
 // The bodies of one kernel: those of the CPU in the order of CpuIsa, emul, cuda. `Args` is a plain struct of
 // tensors and numbers.

@@ -26,8 +26,8 @@ Values normed(const Values& x, const Values& gamma, const Values& beta, int64_t 
 }
 
 TEST(Norm, LayerNorm) {
-  for (const auto& [B, T, C] :
-       std::vector<std::array<int64_t, 3>>{{1, 1, 3}, {1, 5, 65}, {2, 33, 40}, {3, 1, 16}, {1, 90, 7}}) {
+  for (const auto& [B, T, C] : std::vector<std::array<int64_t, 3>>{
+           {1, 1, 3}, {1, 5, 65}, {2, 33, 40}, {3, 1, 16}, {1, 90, 7}, {2, 20, 264}}) {
     OpCase c(str("layer_norm B", B, " T", T, " C", C));
     c.input("x", {B, T, C}, {-2, 3});
     c.input("gamma", {C}, {0.5, 1.5});
@@ -61,8 +61,8 @@ TEST(Norm, LayerNormOfEqualValues) {
 }
 
 TEST(Norm, GroupNorm) {
-  for (const auto& [B, T, H, N] :
-       std::vector<std::array<int64_t, 4>>{{1, 1, 1, 5}, {2, 3, 3, 21}, {1, 40, 2, 64}, {2, 17, 5, 8}})
+  for (const auto& [B, T, H, N] : std::vector<std::array<int64_t, 4>>{
+           {1, 1, 1, 5}, {2, 3, 3, 21}, {1, 40, 2, 64}, {2, 17, 5, 8}, {1, 3, 2, 35}})
     for (const bool gated : {false, true}) {
       OpCase c(str("group_norm B", B, " T", T, " H", H, " N", N, gated ? " gated" : ""));
       c.input("x", {B, T, H * N}, {-2, 3});

@@ -39,7 +39,7 @@ OpCase rms_case(const Shape& shape, Uniform range, double eps, RmsEps where, boo
 }
 
 TEST(RmsNorm, MatchesTheFormula) {
-  for (const Shape& shape : std::vector<Shape>{{1, 1, 3}, {1, 5, 65}, {2, 33, 16}, {90, 7}})
+  for (const Shape& shape : std::vector<Shape>{{1, 1, 3}, {1, 5, 65}, {2, 33, 16}, {90, 7}, {2, 264}})
     for (const RmsEps where : {RmsEps::kInside, RmsEps::kOutside})
       for (const double eps : {1e-8, 0.3})
         for (const bool weighted : {true, false}) rms_case(shape, {-2, 3}, eps, where, weighted).check();

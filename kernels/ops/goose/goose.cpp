@@ -6,12 +6,12 @@
 namespace rookery::ops {
 namespace {
 
-constexpr auto kKeysForward = RK_KERNEL(goose_keys_forward);
-constexpr auto kKeysBackward = RK_KERNEL(goose_keys_backward);
-constexpr auto kValueForward = RK_KERNEL(goose_value_forward);
-constexpr auto kValueBackward = RK_KERNEL(goose_value_backward);
-constexpr auto kOutputForward = RK_KERNEL(goose_output_forward);
-constexpr auto kOutputBackward = RK_KERNEL(goose_output_backward);
+constexpr auto kKeysForward = RK_KERNEL_GPU(goose_keys_forward);
+constexpr auto kKeysBackward = RK_KERNEL_GPU(goose_keys_backward);
+constexpr auto kValueForward = RK_KERNEL_GPU(goose_value_forward);
+constexpr auto kValueBackward = RK_KERNEL_GPU(goose_value_backward);
+constexpr auto kOutputForward = RK_KERNEL_GPU(goose_output_forward);
+constexpr auto kOutputBackward = RK_KERNEL_GPU(goose_output_backward);
 
 GradTarget target(Grads& g, int input) { return g.wants(input) ? g.into(input) : GradTarget{}; }
 
@@ -19,8 +19,10 @@ void check_channels(const Var& parameter, int64_t C, std::string_view who) {
   RK_CHECK(parameter.value().numel() == C, who, " ", parameter.shape(), " for ", C, " channels");
 }
 
-Tensor scratch_of(const Tensor& like, int64_t rows) {
-  return empty({like.device().pool().num_threads(), rows, like.shape().back()}, like.dtype(), like.device());
+Tensor scratch_of(const Tensor& like, int64_t sums) {
+  Device& device = like.device();
+  const int64_t C = like.shape().back(), cpu_rows = device.target() == DeviceType::kCpu ? 2 : 0;
+  return empty({sum_parts(device, like.numel() / C), sums + cpu_rows, C}, sum_dtype(like.dtype()), device);
 }
 
 }  // namespace
@@ -43,7 +45,7 @@ GooseKeys goose_keys(const Var& key, const Var& rate, const Var& k_k, const Var&
                };
                kKeysBackward(key.device(),
                              {key, rate, k_k, k_a, gradient(0), gradient(1), gradient(2), target(g, 0),
-                              target(g, 1), target(g, 2), target(g, 3), num_heads, scratch_of(key, 4)});
+                              target(g, 1), target(g, 2), target(g, 3), num_heads, scratch_of(key, 2)});
              });
   return {out[0], out[1], out[2]};
 }
@@ -78,7 +80,7 @@ Var goose_output(const Var& y, const Var& gamma, const Var& beta, const Var& r, 
                   kOutputBackward(y.device(),
                                   {y, gamma, beta, r, k, v, r_k, gate, dout, target(g, 0), target(g, 1),
                                    target(g, 2), target(g, 3), target(g, 4), target(g, 5), target(g, 6),
-                                   target(g, 7), eps, scratch_of(y, 5)});
+                                   target(g, 7), eps, scratch_of(y, 3)});
                 });
 }
 

@@ -1,5 +1,5 @@
 // goose.h: the element-wise parts of RWKV-7's time mixing between its matrix products (rwkv7-goose 1, 5),
-// each in one pass over memory. Bodies: goose_cpu.cpp.
+// each in one pass over memory. Bodies: goose_cpu.cpp, goose_cuda.cu.
 #pragma once
 
 #include "kernels/autograd/autograd.h"
@@ -35,7 +35,7 @@ struct GooseKeysGrad {
   Tensor key, rate, k_k, k_a, dk, da, db;
   GradTarget dkey, drate, dk_k, dk_a;  // undefined tensors: not wanted, here and below
   int64_t num_heads;
-  Tensor scratch;  // [parts, 4, C]: dk_k, dk_a, two rows of a head
+  Tensor scratch;  // [parts, 2, C]: dk_k, dk_a; on the CPU 4: two rows of a head
 };
 struct GooseValueArgs {
   Tensor value, first, mix, out;
@@ -52,12 +52,12 @@ struct GooseOutputGrad {
   Tensor y, gamma, beta, r, k, v, r_k, gate, dout;
   GradTarget dy, dgamma, dbeta, dr, dk, dv, dr_k, dgate;
   double eps;
-  Tensor scratch;  // [parts, 5, C]: dgamma, dbeta, dr_k, two rows of a head
+  Tensor scratch;  // [parts, 3, C]: dgamma, dbeta, dr_k; on the CPU 5: two rows of a head
 };
-RK_BACKENDS(void goose_keys_forward(const GooseKeysArgs&))
-RK_BACKENDS(void goose_keys_backward(const GooseKeysGrad&))
-RK_BACKENDS(void goose_value_forward(const GooseValueArgs&))
-RK_BACKENDS(void goose_value_backward(const GooseValueGrad&))
-RK_BACKENDS(void goose_output_forward(const GooseOutputArgs&))
-RK_BACKENDS(void goose_output_backward(const GooseOutputGrad&))
+RK_BACKENDS_GPU(void goose_keys_forward(const GooseKeysArgs&))
+RK_BACKENDS_GPU(void goose_keys_backward(const GooseKeysGrad&))
+RK_BACKENDS_GPU(void goose_value_forward(const GooseValueArgs&))
+RK_BACKENDS_GPU(void goose_value_backward(const GooseValueGrad&))
+RK_BACKENDS_GPU(void goose_output_forward(const GooseOutputArgs&))
+RK_BACKENDS_GPU(void goose_output_backward(const GooseOutputGrad&))
 }  // namespace rookery

@@ -4,8 +4,8 @@
 namespace rookery::ops {
 namespace {
 
-constexpr auto kForward = RK_KERNEL(norm_forward);
-constexpr auto kBackward = RK_KERNEL(norm_backward);
+constexpr auto kForward = RK_KERNEL_GPU(norm_forward);
+constexpr auto kBackward = RK_KERNEL_GPU(norm_backward);
 
 Var norm(std::string_view name, const Var& x, const Var& gamma, const Var& beta, int64_t num_groups,
          double eps, const Var& gate) {
@@ -18,13 +18,17 @@ Var norm(std::string_view name, const Var& x, const Var& gamma, const Var& beta,
   Device& device = x.value().device();
   const DType dtype = x.value().dtype();
   Tensor y = empty(x.shape(), dtype, device);
-  Tensor mean = empty({M, num_groups}, dtype, device), rstd = empty({M, num_groups}, dtype, device);
+  Tensor mean = empty({M, num_groups}, sum_dtype(dtype), device), rstd = empty_like(mean);
   kForward(device, {x.value(), gamma.value(), beta.value(), gate.value(), y, mean, rstd, num_groups, eps});
   return record(name, {x, gamma, beta, gate}, y,
                 [x = x.value(), gamma = gamma.value(), beta = beta.value(), gate = gate.value(), mean, rstd,
-                 num_groups, C](const Tensor& dy, Grads& g) {
+                 num_groups, C, M](const Tensor& dy, Grads& g) {
                   auto target = [&](int i) { return g.wants(i) ? g.into(i) : GradTarget{}; };
-                  Tensor partial = empty({x.device().pool().num_threads(), 3, C}, x.dtype(), x.device());
+                  Device& on = x.device();
+                  const int64_t cpu_scratch = on.target() == DeviceType::kCpu;
+                  Tensor partial;
+                  if (cpu_scratch || g.wants(1) || g.wants(2))
+                    partial = empty({sum_parts(on, M), 2 + cpu_scratch, C}, sum_dtype(x.dtype()), on);
                   kBackward(x.device(), {x, gamma, beta, gate, mean, rstd, dy, target(0), target(3),
                                          target(1), target(2), partial, num_groups});
                 });

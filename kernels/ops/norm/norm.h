@@ -1,4 +1,5 @@
-// norm.h: layer norm and per-head group norm, optionally gated (rwkv-common 2). Bodies: norm_cpu.cpp.
+// norm.h: layer norm and per-head group norm, optionally gated (rwkv-common 2). Bodies: norm_cpu.cpp,
+// norm_cuda.cu.
 #pragma once
 
 #include "kernels/autograd/autograd.h"
@@ -18,20 +19,20 @@ Var group_norm(const Var& x, const Var& gamma, const Var& beta, int64_t num_grou
 }  // namespace rookery::ops
 
 namespace rookery {
-// Rows of G groups of N channels: x, y, gate [M, G*N], gamma, beta [G*N], mean, rstd [M, G].
+// Rows of G groups of N channels: x, y, gate [M, G*N], gamma, beta [G*N], mean, rstd [M, G] (sum_dtype).
 struct NormArgs {
   Tensor x, gamma, beta, gate, y, mean, rstd;  // gate may be undefined
   int64_t num_groups;
   double eps;
 };
-// dx, dgate (+)=; dgamma and dbeta are summed per part of the rows in partial [parts, 3, C] (dgamma, dbeta,
+// dx, dgate (+)=; dgamma and dbeta are summed per part of the rows in partial [parts, 2, C] (on the CPU 3:
 // one row of scratch), then over the parts in their order.
 struct NormGrad {
   Tensor x, gamma, beta, gate, mean, rstd, dy;
   GradTarget dx, dgate, dgamma, dbeta;  // undefined tensors: not wanted
-  Tensor partial;
+  Tensor partial;                       // sum_dtype; on a GPU undefined where neither sum is wanted
   int64_t num_groups;
 };
-RK_BACKENDS(void norm_forward(const NormArgs&))
-RK_BACKENDS(void norm_backward(const NormGrad&))
+RK_BACKENDS_GPU(void norm_forward(const NormArgs&))
+RK_BACKENDS_GPU(void norm_backward(const NormGrad&))
 }  // namespace rookery

@@ -1,5 +1,5 @@
 // rms_norm.h: division by the root mean square, with and without weight (llama-baseline 2, rwkv-common 2).
-// Body: rms_norm_cpu.cpp.
+// Bodies: rms_norm_cpu.cpp, rms_norm_cuda.cu.
 #pragma once
 
 #include "kernels/autograd/autograd.h"
@@ -17,13 +17,14 @@ namespace ops {
 Var rms_norm(const Var& x, const Var& gamma, double eps, RmsEps where = RmsEps::kInside);
 }  // namespace ops
 
-// Rows x, y [M, C]; rstd [M], the factor of each row.
+// Rows x, y [M, C]; rstd [M] (sum_dtype), the factor of each row.
 struct RmsNormArgs {
   Tensor x, gamma, y, rstd;  // gamma may be undefined
   double eps;
   RmsEps where;
 };
-// dx (+)=; dgamma is summed per part of the rows in partial [parts, C], then over the parts in their order.
+// dx (+)=; dgamma is summed per part of the rows in partial [parts, 1, C], then over the parts in their
+// order.
 struct RmsNormGrad {
   Tensor x, gamma, rstd, dy;
   GradTarget dx, dgamma;  // undefined tensors: not wanted
@@ -31,7 +32,7 @@ struct RmsNormGrad {
   double eps;
   RmsEps where;
 };
-RK_BACKENDS(void rms_norm_forward(const RmsNormArgs&))
-RK_BACKENDS(void rms_norm_backward(const RmsNormGrad&))
+RK_BACKENDS_GPU(void rms_norm_forward(const RmsNormArgs&))
+RK_BACKENDS_GPU(void rms_norm_backward(const RmsNormGrad&))
 
 }  // namespace rookery

@@ -27,12 +27,14 @@ std::vector<double> rope_frequencies(int64_t D, double theta, const RopeScaling&
 namespace ops {
 namespace {
 
-constexpr auto kRotate = RK_KERNEL(rope_rotate);
+constexpr auto kRotate = RK_KERNEL_GPU(rope_rotate);
 
-void rotate(const Tensor& x, const GradTarget& y, const Tensor& frequencies, const RopeOptions& o,
-            bool back) {
+void rotate(const Tensor& x, const GradTarget& y, const std::vector<double>& frequencies,
+            const RopeOptions& o, bool back) {
   Device& device = x.device();
-  const Tensor scratch = empty({device.pool().num_threads(), x.dim(3)}, x.dtype(), device);
+  const bool cpu = device.target() == DeviceType::kCpu;
+  const Tensor scratch =
+      empty({cpu ? device.pool().num_threads() : x.dim(1), x.dim(3)}, sum_dtype(x.dtype()), device);
   kRotate(device, {x, y, frequencies, o.pairs, o.offset, back, scratch});
 }
 
@@ -41,9 +43,7 @@ void rotate(const Tensor& x, const GradTarget& y, const Tensor& frequencies, con
 Var rope(const Var& x, const RopeOptions& o) {
   const auto [B, T, H, D] = x.value().dims<4>("[rope] x");
   RK_CHECK(D % 2 == 0, "[rope] heads of odd size ", D);
-  const std::vector<double> f = rope_frequencies(D, o.theta, o.scaling);
-  const Tensor frequencies =
-      tensor_from(std::span<const double>(f), {D / 2}, DType::kF64, x.value().device());
+  const std::vector<double> frequencies = rope_frequencies(D, o.theta, o.scaling);
   Tensor y = empty_like(x.value());
   rotate(x.value(), {y, false}, frequencies, o, false);
   return record("rope", {x}, y, [frequencies, o](const Tensor& dy, Grads& g) {

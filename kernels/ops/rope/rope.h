@@ -1,5 +1,5 @@
 // rope.h: rotary positions for queries and keys (llama-baseline 2, goldfinch 6). Frequencies, shapes, tape
-// record: rope.cpp. Body: rope_cpu.cpp.
+// record: rope.cpp. Bodies: rope_cpu.cpp, rope_cuda.cu.
 #pragma once
 
 #include <vector>
@@ -45,13 +45,13 @@ Var rope(const Var& x, const RopeOptions& options);
 
 struct RopeArgs {
   Tensor x;
-  GradTarget y;        // added to where it says so
-  Tensor frequencies;  // f64 [D/2]
+  GradTarget y;                     // added to where it says so
+  std::vector<double> frequencies;  // D/2
   RopePairs pairs;
   int64_t offset;
   bool back;       // turn the other way: the gradient
-  Tensor scratch;  // [threads, D]: cosines and sines of one token
+  Tensor scratch;  // cosines and sines, of one token per thread [threads, D], on a GPU of each f32 [T, D]
 };
-RK_BACKENDS(void rope_rotate(const RopeArgs&))
+RK_BACKENDS_GPU(void rope_rotate(const RopeArgs&))
 
 }  // namespace rookery

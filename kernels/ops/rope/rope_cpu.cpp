@@ -25,7 +25,7 @@ void rotate(const RopeArgs& a) {
   const int64_t B = a.x.dim(0), tokens = a.x.dim(1), H = a.x.dim(2), D = a.x.dim(3), half = D / 2;
   const T* x = a.x.data<T>();
   T *y = a.y.tensor.data<T>(), *scratch = a.scratch.data<T>();
-  const double* frequencies = a.frequencies.data<double>();
+  const double* frequencies = a.frequencies.data();
   parallel_parts(a.x.device().pool(), tokens, kGrain, [&](int64_t begin, int64_t end, int part) {
     T *cosine = scratch + part * D, *sine = cosine + half;
     for (int64_t t = begin; t < end; ++t) {
