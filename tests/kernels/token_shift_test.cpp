@@ -51,7 +51,7 @@ ops::Previous previous_of(const Named<Var>& in, bool carried, bool starts) {
   return {carried ? in["carried"] : Var(), starts ? in["doc_start"].value() : Tensor()};
 }
 
-const std::vector<Size> kSizes = {{1, 1, 1}, {2, 1, 3}, {3, 37, 5}, {1, 65, 17}};
+const std::vector<Size> kSizes = {{1, 1, 1}, {2, 1, 3}, {3, 37, 5}, {1, 65, 17}, {2, 20, 8}};
 
 TEST(TokenShift, ShiftLerp) {
   for (const Size& s : kSizes)
