@@ -113,7 +113,7 @@ class Bench {
   double time_products(const Product& p) {
     Device& device = *s_.device;
     const int64_t M = B_ * T_;
-    const int64_t rows = p.head ? ops::loss_block_rows(M, p.n) : M;
+    const int64_t rows = p.head ? ops::loss_block_rows(device, M, p.n) : M;
     const Tensor x = filled({M, p.k}), w = filled({p.n, p.k}), y = filled({rows, p.n});
     const Tensor dx = filled({M, p.k}), dw = filled({p.n, p.k});
     const double start = steady_now();

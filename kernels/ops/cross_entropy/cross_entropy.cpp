@@ -9,12 +9,15 @@
 namespace rookery::ops {
 namespace {
 
-constexpr auto kRows = RK_KERNEL(cross_entropy_rows);
+constexpr auto kRows = RK_KERNEL_GPU(cross_entropy_rows);
+constexpr auto kSum = RK_KERNEL_GPU(cross_entropy_sum);
+constexpr auto kScale = RK_KERNEL_GPU(scale_gradient);
 
 }  // namespace
 
-int64_t loss_block_rows(int64_t M, int64_t V) {
-  return std::min<int64_t>(M, std::max<int64_t>(128, (int64_t{8} << 20) / V / 64 * 64));
+int64_t loss_block_rows(const Device& device, int64_t M, int64_t V) {
+  const int64_t logits = device.target() == DeviceType::kCpu ? int64_t{8} << 20 : int64_t{256} << 20;
+  return std::min<int64_t>(M, std::max<int64_t>(128, logits / V / 64 * 64));
 }
 
 LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targets, const Tensor& mask,
@@ -25,7 +28,8 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
            " do not fit");
   RK_CHECK(targets.numel() == M, "[cross_entropy] ", targets.numel(), " targets for ", M, " rows");
   if (mask.defined())
-    RK_CHECK(mask.numel() == M && mask.dtype() == x.value().dtype(), "[cross_entropy] mask ", mask.shape());
+    RK_CHECK(mask.numel() == M && mask.dtype() == sum_dtype(x.value().dtype()), "[cross_entropy] mask ",
+             mask.shape(), " ", mask.dtype());
   Device& device = x.value().device();
   const DType dtype = x.value().dtype();
   RK_CHECK(options.count >= 0, "[cross_entropy] count ", options.count);
@@ -35,11 +39,12 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
   const Tensor flat_targets = targets.reshape({M});
   const Tensor flat_mask = mask.defined() ? mask.reshape({M}) : Tensor();
 
-  Tensor row_loss = empty({M}, dtype, device);
+  Tensor row_loss = empty({M}, sum_dtype(dtype), device);
   Tensor dx = want_dx ? empty({M, C}, dtype, device) : Tensor();
-  Tensor dw = want_dw ? empty({V, C}, dtype, device) : Tensor();
+  Tensor dw = want_dw ? empty({V, C}, sum_dtype(dtype), device) : Tensor();  // added to by each block
   if (want_dw && M == 0) fill_zero(dw);
-  const int64_t block = loss_block_rows(M, V);
+  const int64_t block =
+      options.block_rows > 0 ? std::min(options.block_rows, M) : loss_block_rows(device, M, V);
   Tensor logits = empty({block, V}, dtype, device);
   for (int64_t begin = 0; begin < M; begin += block) {
     const int64_t m = std::min(block, M - begin);
@@ -53,36 +58,15 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
     if (want_dw) product(vocab, channels, m, {part, vocab, true}, h, begin > 0, {dw, channels});
   }
 
-  Tensor loss = empty({1}, dtype, device);
-  if (device.type() != DeviceType::kMeta)
-    dispatch_float(dtype, [&]<class T>() {
-      double sum = 0;
-      for (int64_t i = 0; i < M; ++i)
-        sum += row_loss.data<T>()[i] * (flat_mask.defined() ? double{flat_mask.data<T>()[i]} : 1.0);
-      loss.data<T>()[0] = static_cast<T>(sum / count);
-    });
+  Tensor loss = empty({1}, sum_dtype(dtype), device);
+  kSum(device, {row_loss, flat_mask, count, loss});
   Var out =
       record("cross_entropy", {x, weight}, loss, [dx, dw, shape = x.shape()](const Tensor& dy, Grads& g) {
-        // (+)= dy * saved
         auto scaled = [&](const Tensor& saved, int input, const Shape& like) {
           if (!g.wants(input)) return;
           const GradTarget target = g.into(input);
           check_shape(target.tensor, like, "[cross_entropy] gradient");
-          if (dy.device().type() == DeviceType::kMeta) return;
-          dispatch_float(dy.dtype(), [&]<class T>() {
-            const T scale = dy.data<T>()[0], keep = target.accumulate ? T(1) : T(0);
-            parallel_for(dy.device().pool(), saved.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
-              const T* from = saved.data<T>();
-              T* to = target.tensor.data<T>();
-              if (keep != T(0)) {
-#pragma omp simd
-                for (int64_t i = begin; i < end; ++i) to[i] += scale * from[i];
-              } else {
-#pragma omp simd
-                for (int64_t i = begin; i < end; ++i) to[i] = scale * from[i];
-              }
-            });
-          });
+          kScale(dy.device(), {saved, dy, target});
         };
         scaled(dx, 0, shape);
         scaled(dw, 1, dw.shape());

@@ -1,6 +1,7 @@
 // cross_entropy.h: output head and loss in one, a block of rows at a time, so the full logits are never held.
 // The gradient of the logits is formed where the logits were, and multiplied on at once: the loss is linear
-// in its upstream gradient, which scales the result later. Row body: cross_entropy_cpu.cpp.
+// in its upstream gradient, which scales the result later. Bodies: cross_entropy_cpu.cpp,
+// cross_entropy_cuda.cu.
 #pragma once
 
 #include "kernels/autograd/autograd.h"
@@ -15,19 +16,22 @@ struct LossOptions {
   // Pulls each row's largest logit towards 0: adds l2wrap / count * max to the gradient at the first argmax
   // (rwkv-common 5; 1e-4). The loss that is returned holds the cross entropy alone.
   double l2wrap = 0;
+  int64_t block_rows = 0;  // of the logits that are held at a time; 0: loss_block_rows
 };
 struct LossOut {
-  Var loss;         // scalar
+  Var loss;         // scalar (sum_dtype, as all losses)
   Tensor row_loss;  // [M]: cross entropy of each row in nats, 0 where masked
 };
 
-// x: [.., C] with M rows; weight: [V, C]; targets: i32 with M elements in [0, V); mask: M numbers >= 0, or
-// undefined (all 1). M may be 0. Where x or weight is not tracked its gradient is not computed.
+// x: [.., C] with M rows; weight: [V, C]; targets: i32 with M elements in [0, V); mask: M numbers >= 0
+// (sum_dtype), or undefined (all 1). M may be 0. Where x or weight is not tracked its gradient is not
+// computed.
 LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targets, const Tensor& mask,
                              const LossOptions& options);
 
-// Rows of a block: its logits stay near the last-level cache, yet it is tall enough for full-speed products.
-int64_t loss_block_rows(int64_t M, int64_t V);
+// Rows of a block: tall enough for full-speed products, yet its logits stay near the last-level cache of the
+// CPU, and within half a GB of a GPU.
+int64_t loss_block_rows(const Device& device, int64_t M, int64_t V);
 
 }  // namespace rookery::ops
 
@@ -38,5 +42,18 @@ struct CrossEntropyArgs {
   double scale, l2wrap;            // 1 / count; l2wrap / count
   bool want_grad;
 };
-RK_BACKENDS(void cross_entropy_rows(const CrossEntropyArgs&))
+// loss = sum of row_loss mask / count, in double.
+struct CrossEntropySumArgs {
+  Tensor row_loss, mask;  // [M]; mask may be undefined
+  double count;
+  Tensor loss;  // [1]
+};
+// to (+)= factor from
+struct ScaleGradientArgs {
+  Tensor from, factor;  // factor: [1], sum_dtype
+  GradTarget to;
+};
+RK_BACKENDS_GPU(void cross_entropy_rows(const CrossEntropyArgs&))
+RK_BACKENDS_GPU(void cross_entropy_sum(const CrossEntropySumArgs&))
+RK_BACKENDS_GPU(void scale_gradient(const ScaleGradientArgs&))
 }  // namespace rookery

@@ -52,10 +52,40 @@ void rows(const CrossEntropyArgs& a) {
   });
 }
 
+template <class T>
+void sum_rows(const CrossEntropySumArgs& a) {
+  double sum = 0;
+  for (int64_t i = 0; i < a.row_loss.numel(); ++i)
+    sum += a.row_loss.data<T>()[i] * (a.mask.defined() ? double{a.mask.data<T>()[i]} : 1.0);
+  a.loss.data<T>()[0] = static_cast<T>(sum / a.count);
+}
+
+template <class T>
+void scale(const ScaleGradientArgs& a) {
+  const T factor = a.factor.data<T>()[0];
+  parallel_for(a.from.device().pool(), a.from.numel(), 1 << 15, [&](int64_t begin, int64_t end) {
+    const T* __restrict from = a.from.data<T>();
+    T* __restrict to = a.to.tensor.data<T>();
+    if (a.to.accumulate) {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) to[i] += factor * from[i];
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) to[i] = factor * from[i];
+    }
+  });
+}
+
 }  // namespace
 
 void cross_entropy_rows(const CrossEntropyArgs& a) {
   dispatch_float(a.logits.dtype(), [&]<class T>() { rows<T>(a); });
+}
+void cross_entropy_sum(const CrossEntropySumArgs& a) {
+  dispatch_float(a.loss.dtype(), [&]<class T>() { sum_rows<T>(a); });
+}
+void scale_gradient(const ScaleGradientArgs& a) {
+  dispatch_float(a.from.dtype(), [&]<class T>() { scale<T>(a); });
 }
 
 }  // namespace rookery::RK_BACKEND

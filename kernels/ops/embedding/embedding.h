@@ -1,7 +1,8 @@
-// embedding.h: rows of a table by token id.
+// embedding.h: rows of a table by token id. Bodies: embedding_cpu.cpp, embedding_cuda.cu.
 #pragma once
 
 #include "kernels/autograd/autograd.h"
+#include "kernels/ops/backend.h"
 
 namespace rookery::ops {
 
@@ -10,3 +11,16 @@ namespace rookery::ops {
 Var embedding(const Tensor& ids, const Var& table);
 
 }  // namespace rookery::ops
+
+namespace rookery {
+struct EmbeddingArgs {
+  Tensor ids, table, y;
+};
+struct EmbeddingGrad {
+  Tensor ids, dy;
+  GradTarget dtable;
+  Tensor order;  // on a GPU: i32 [B, T], scratch
+};
+RK_BACKENDS_GPU(void embedding_forward(const EmbeddingArgs&))
+RK_BACKENDS_GPU(void embedding_backward(const EmbeddingGrad&))
+}  // namespace rookery

@@ -1,0 +1,138 @@
+// cross_entropy_cuda.cu: a block per row. One sweep takes the largest logit and the sum of exponentials
+// together and leaves the row in shared memory where it fits; a second one writes the gradient in its place.
+#include "kernels/ops/cross_entropy/cross_entropy.h"
+#include "kernels/ops/row_team.h"
+
+namespace rookery::RK_BACKEND {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kRowThreads = 1024;         // a row in shared memory leaves room for one block per processor
+constexpr size_t kRowBytes = 192 << 10;   // of shared memory, for a row
+constexpr int64_t kMostLogits = 1 << 24;  // indices are compared as floats
+
+template <class T>
+struct RowsView {
+  T* logits;
+  const int32_t* targets;
+  const float* mask;  // may be null
+  float* row_loss;
+  float scale, l2wrap;
+  bool want_grad, keep;  // keep: the row fits in shared memory
+};
+
+template <class T>
+__global__ void __launch_bounds__(kRowThreads) cross_entropy_kernel(RowsView<T> a, rk::Rows rows) {
+  rk::RowTeam team(rows);
+  T* kept = reinterpret_cast<T*>(team.rest());  // a thread reads back what it wrote: no barrier
+  team.each_row([&](int64_t row) {
+    T* y = a.logits + row * rows.N;
+    const float mask = a.mask != nullptr ? a.mask[row] : 1.0f;
+    if (mask == 0) {
+      if (team.is_first()) a.row_loss[row] = 0;
+      if (a.want_grad) team.each_pack([&](int64_t i) { team.store(y, i, rk::Pack{}); });
+      return;
+    }
+    const int64_t target = a.targets[row];
+    float own_largest = -INFINITY, sums[2] = {0, 0};  // of exponentials; the target's logit
+    int64_t own_first = 0;
+    team.each_pack([&](int64_t i) {
+      rk::Pack x = team.load(y, i);
+      if (a.keep) team.store(kept, i, x);
+      const float before = own_largest;
+      for (int j = 0; j < rk::kPack; ++j) {
+        if (i + j >= rows.N) x[j] = -INFINITY;
+        if (x[j] > own_largest) {
+          own_largest = x[j];
+          own_first = i + j;
+        }
+        if (i + j == target) sums[1] = x[j];
+      }
+      if (own_largest > before) sums[0] *= expf(before - own_largest);
+      for (int j = 0; j < rk::kPack; ++j) sums[0] += expf(x[j] - own_largest);
+    });
+    const float largest = team.max(own_largest);
+    if (own_largest < largest) sums[0] *= expf(own_largest - largest);
+    team.add_up(sums);
+    if (team.is_first()) a.row_loss[row] = logf(sums[0]) + largest - sums[1];
+    if (!a.want_grad) return;
+    // The first of the largest.
+    const float no_index = static_cast<float>(-kMostLogits);
+    const int64_t argmax =
+        static_cast<int64_t>(-team.max(own_largest == largest ? -static_cast<float>(own_first) : no_index));
+    const float scale = mask * a.scale, factor = scale / sums[0], pull = mask * a.l2wrap * largest;
+    team.each_pack([&](int64_t i) {
+      rk::Pack x = a.keep ? team.load(kept, i) : team.load(y, i);
+      for (int j = 0; j < rk::kPack; ++j) {
+        x[j] = expf(x[j] - largest) * factor;
+        if (i + j == target) x[j] -= scale;
+        if (i + j == argmax) x[j] += pull;
+      }
+      team.store(y, i, x);
+    });
+  });
+}
+
+// One block, in double as the CPU.
+__global__ void loss_sum_kernel(const float* row_loss, const float* mask, int64_t rows, double count,
+                                float* loss) {
+  auto [partial] = rk::SharedLayout<double[kThreads]>::carve();
+  double sum = 0;
+  for (int64_t row = threadIdx.x; row < rows; row += kThreads)
+    sum += static_cast<double>(row_loss[row]) * static_cast<double>(mask != nullptr ? mask[row] : 1.0f);
+  partial[threadIdx.x] = sum;
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (static_cast<int>(threadIdx.x) < half) partial[threadIdx.x] += partial[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) *loss = static_cast<float>(partial[0] / count);
+}
+
+template <class T>
+__global__ void scale_kernel(const T* from, const float* factor, rk::GradOut to, int64_t n) {
+  const int64_t at = rk::first_of_pack();
+  if (at >= n) return;
+  rk::Pack x = rk::load_pack(from, at, n);
+  for (int j = 0; j < rk::kPack; ++j) x[j] *= *factor;
+  to.store(at, n, x);
+}
+
+}  // namespace
+
+void cross_entropy_rows(const CrossEntropyArgs& a) {
+  const int64_t m = a.logits.dim(0), vocab = a.logits.dim(1);
+  if (m == 0) return;
+  RK_CHECK(vocab <= kMostLogits, "[cross_entropy] ", vocab, " logits, at most ", kMostLogits);
+  dispatch_gpu_float(a.logits.dtype(), [&]<class T>() {
+    rk::RowsLaunch r(m, 1, vocab, rk::blocks_of_rows(m), 0, kRowThreads);
+    const size_t row_bytes = static_cast<size_t>(vocab) * sizeof(T);
+    const bool keep = a.want_grad && row_bytes <= kRowBytes;
+    if (keep) r.launch.smem += row_bytes;
+    const RowsView<T> view{a.logits.data<T>(),
+                           a.targets.data<int32_t>(),
+                           rk::data_or_null<float>(a.mask),
+                           a.row_loss.data<float>(),
+                           static_cast<float>(a.scale),
+                           static_cast<float>(a.l2wrap),
+                           a.want_grad,
+                           keep};
+    rk::launch(a.logits.device(), cross_entropy_kernel<T>, r.launch, view, r.rows);
+  });
+}
+
+void cross_entropy_sum(const CrossEntropySumArgs& a) {
+  rk::launch(a.loss.device(), loss_sum_kernel,
+             {dim3(1), dim3(kThreads), rk::SharedLayout<double[kThreads]>::kBytes}, a.row_loss.data<float>(),
+             rk::data_or_null<float>(a.mask), a.row_loss.numel(), a.count, a.loss.data<float>());
+}
+
+void scale_gradient(const ScaleGradientArgs& a) {
+  const int64_t n = a.from.numel();
+  if (n == 0) return;
+  dispatch_gpu_float(a.from.dtype(), [&]<class T>() {
+    rk::launch(a.from.device(), scale_kernel<T>, rk::pack_launch(n), a.from.data<T>(), a.factor.data<float>(),
+               rk::grad_out(a.to), n);
+  });
+}
+
+}  // namespace rookery::RK_BACKEND
