@@ -13,6 +13,7 @@ namespace {
 constexpr auto kUpdate = RK_KERNEL(adamw_update);
 constexpr auto kSquares = RK_KERNEL(sum_of_squares);
 constexpr auto kUpdateSquares = RK_KERNEL(adamw_squares);
+constexpr auto kStep = RK_KERNEL_GPU(adamw_step);
 
 struct State {
   Values p, m, v;
@@ -133,6 +134,73 @@ TEST(SumOfSquares, EqualAtAnyNumberOfThreads) {
           EXPECT_EQ(found, at_one_thread) << test_device.name << " n " << n;
         }
       }
+}
+
+// Norm, clipping and all ranges in one, against the naive loop: ranges over the borders of tiles, off 16
+// bytes, one that came after two updates, gaps that stay as they were.
+void check_step(Device& device, DType dtype, DType grad_dtype, int64_t n) {
+  SCOPED_TRACE(str(dtype, ", gradients ", grad_dtype, ", n ", n));
+  const std::vector<AdamwRange> ranges = {{0, 1, 1, 0.1, 0},
+                                          {8, 40, 2, 0, 0},
+                                          {48, kSquaresBlock + 100, 1, 0.1, 0},
+                                          {kSquaresBlock + 101, n - 2, 0.5, 0.2, 2}};
+  State expected{random_values("p", n, {-1, 1}), Values(n, 0.0), Values(n, 0.0)};
+  const Tensor p = tensor_from(std::span<const double>(expected.p), {n}, dtype, device);
+  const Tensor m = zeros({n}, dtype, device), v = zeros({n}, dtype, device);
+  const Tensor weights = device.type() == DeviceType::kCpu ? Tensor() : empty({n}, DType::kBF16, device);
+  const Tensor state = zeros({3}, DType::kF64, device);
+  const Tensor scratch = empty({squares_blocks(n)}, DType::kF64, device);
+  const double lr = 1e-2, eps = 1e-8, limit = 30;
+  AdamwStepArgs a{p, {}, m, v, weights, {}, state, {}, scratch, 0.9, 0.99, eps, limit};
+  a.lr = tensor_from(std::span<const double>(&lr, 1), {1}, DType::kF64, device);
+  auto give = [&](const Values& grad) {
+    a.grad = tensor_from(std::span<const double>(grad), {n}, grad_dtype, device);
+    kStep(device, a);
+    return to_doubles(a.grad);  // as rounded
+  };
+  for (int64_t k = 1; k <= 4; ++k) {
+    const std::span<const AdamwRange> present(ranges.data(), k > 2 ? 4 : 3);
+    a.table = adamw_table(present, device);
+    const double size = k == 2 ? 0.01 : 2;  // of the second the norm is below the limit
+    const Values grad = give(random_values(str("g", k), n, {-size, size}));
+    double squares = 0;
+    for (const double g : grad) squares += g * g;
+    const double norm = std::sqrt(squares), clip = std::min(1.0, limit / (norm + 1e-6));
+    EXPECT_EQ(clip == 1, k == 2);
+    for (const AdamwRange& r : present)
+      step(expected, grad, r.begin, r.end,
+           {{}, {}, {}, {}, 0, 0, lr * r.lr_scale, 0.9, 0.99, eps, r.weight_decay, clip, k - r.missed});
+    const Values found = to_doubles(state);
+    EXPECT_NEAR(found[0], norm, 1e-12 * norm);
+    EXPECT_NEAR(found[1], clip, 1e-12);
+    EXPECT_EQ(found[2], static_cast<double>(k));
+    const double bound = dtype == DType::kF64 ? 1e-24 : 1e-12;
+    EXPECT_LE(nmse(to_doubles(p), expected.p), bound);
+    EXPECT_LE(nmse(to_doubles(m), expected.m), bound);
+    EXPECT_LE(nmse(to_doubles(v), expected.v), bound);
+  }
+  const Values before = to_doubles(p);
+  const Values rounded = weights.defined() ? to_doubles(weights) : Values();
+  for (const AdamwRange& r : ranges)
+    for (int64_t i = r.begin; i < r.end && weights.defined(); ++i)
+      ASSERT_EQ(bf16(static_cast<float>(rounded[i])).bits, bf16(static_cast<float>(before[i])).bits) << i;
+  Values grad(n, 1.0);
+  grad[n - 1] = INFINITY;
+  give(grad);
+  EXPECT_EQ(to_doubles(p), before);
+  EXPECT_EQ(to_doubles(state)[1], 0);
+  EXPECT_EQ(to_doubles(state)[2], 4);
+}
+
+TEST(AdamwStep, AgainstANaiveLoop) {
+  for (const TestDevice& test_device : op_case_devices())
+    for (const int64_t n : {kSquaresBlock + 840, 2 * kSquaresBlock + 203}) {
+      SCOPED_TRACE(test_device.name);
+      const auto device = test_device.make(2);
+      if (test_device.type == DeviceType::kCpu) check_step(*device, DType::kF64, DType::kF64, n);
+      check_step(*device, DType::kF32, DType::kF32, n);
+      if (test_device.type != DeviceType::kCpu) check_step(*device, DType::kF32, DType::kBF16, n);
+    }
 }
 
 }  // namespace

@@ -105,6 +105,28 @@ void update_squares(const AdamwSquaresArgs& a) {
   }
 }
 
+template <class T>
+void step(const AdamwStepArgs& a) {
+  double sum = 0;
+  squares<T>({a.grad, &sum, a.scratch});
+  auto& state = *reinterpret_cast<AdamwState*>(a.state.raw());
+  state.grad_norm = __builtin_sqrt(sum);
+  state.clip = 0;
+  if (!__builtin_isfinite(state.grad_norm)) return;
+  state.clip = 1;
+  if (a.grad_clip > 0 && a.grad_clip < state.grad_norm + 1e-6)
+    state.clip = a.grad_clip / (state.grad_norm + 1e-6);
+  state.updates += 1;
+  const auto* rules = reinterpret_cast<const AdamwRule*>(a.table.rules.raw());
+  const auto* tiles = reinterpret_cast<const AdamwTile*>(a.table.tiles.raw());
+  for (int64_t i = 0; i < a.table.tiles.dim(0); ++i) {
+    const AdamwRule& rule = rules[tiles[i].range];
+    update<T>({a.param, a.grad, a.m, a.v, tiles[i].begin, tiles[i].end,
+               a.lr.data<double>()[0] * rule.lr_scale, a.beta1, a.beta2, a.eps, rule.weight_decay, state.clip,
+               static_cast<int64_t>(state.updates - rule.missed)});
+  }
+}
+
 }  // namespace
 
 void adamw_update(const AdamwArgs& a) {
@@ -115,6 +137,9 @@ void sum_of_squares(const SquaresArgs& a) {
 }
 void adamw_squares(const AdamwSquaresArgs& a) {
   dispatch_float(a.update.param.dtype(), [&]<class T>() { update_squares<T>(a); });
+}
+void adamw_step(const AdamwStepArgs& a) {
+  dispatch_float(a.param.dtype(), [&]<class T>() { step<T>(a); });
 }
 
 }  // namespace rookery::RK_BACKEND
