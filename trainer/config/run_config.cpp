@@ -118,8 +118,8 @@ void RunConfig::fields(Visitor& v) {
   v("precision", precision, "of the matrix products; masters, states and sums are fp32 (fp64 with fp64)")
       .one_of({"fp32", "bf16", "fp64"});
   v("device", device,
-    "what computes; auto: a GPU, if there is one and every operation of the model has a kernel for it, "
-    "else the CPU")
+    "what computes; auto: the CPU; cuda: an error that tells what is missing, as no model trains on a GPU "
+    "yet")
       .one_of({"auto", "cpu", "cuda"});
   v("threads", threads, "worker threads; 0: one for each processor. Sums depend on it in the last bits")
       .between(0, kMaxThreads);

@@ -32,18 +32,18 @@ std::string missing_kernel(const config::RunConfig& config, DeviceType target) {
 
 std::unique_ptr<Device> make_device(const config::RunConfig& config) {
   const int threads = static_cast<int>(config.threads);
-  cuda::DeviceOptions options;
-  options.num_threads = threads;
-  options.cache = cache_folder();
   if (config.device == "cuda") {
-    auto device = cuda::make_device(options);
+    cuda::DeviceOptions options;
+    options.num_threads = threads;
+    options.cache = cache_folder();
+    const auto device = cuda::make_device(options);
     const std::string missing = missing_kernel(config, DeviceType::kCuda);
     if (!missing.empty()) fail(ExitCode::kUnavailable, kNoKernel, "device: cuda: ", missing);
-    return device;
+    // Batches, checkpoints and reports still pass through tensors as memory of the host.
+    fail(ExitCode::kUnavailable, kNoKernel,
+         "device: cuda: found every kernel, but a training loop that works on memory of the host alone; "
+         "mend it by device: cpu");
   }
-  if (config.device == "auto" && cuda::inspect().problem.empty() &&
-      missing_kernel(config, DeviceType::kCuda).empty())
-    return cuda::make_device(options);
   return std::make_unique<Device>(DeviceType::kCpu, threads);
 }
 

@@ -9,9 +9,8 @@
 
 namespace rookery::loop {
 
-// auto: a GPU, where there is one and every operation of a training step has a kernel for it; else the CPU.
-// cuda: a GPU, or Error kUnavailable: DEV-01 (an operation has no kernel), DEV-02 to DEV-06
-// (kernels/cuda/device.h).
+// auto: the CPU, as long as the training loop works on host memory alone. cuda: Error kUnavailable: DEV-02 to
+// DEV-06 (kernels/cuda/device.h), else DEV-01, which names the operation that has no kernel, or the loop.
 std::unique_ptr<Device> make_device(const config::RunConfig& config);
 
 // Which operation of a training step has no kernel for `target`: the text of DEV-01; empty: all have.
