@@ -23,8 +23,7 @@ class Compare : public testing::Test {
     put(dir_, name + "/config.resolved.yaml",
         str("model: {arch: ", arch, ", num_layers: 2, hidden_size: 64, vocab_size: 100}\n",
             "data: {tokenizer: none, sources: [{path: a.h5}]}\nrecipe: {kind: pretrain, max_steps: 1}\n"));
-    put(dir_, name + "/metrics.jsonl",
-        "{\"event\": \"start\", \"step\": 0, \"schema\": 1}\n" + records);
+    put(dir_, name + "/metrics.jsonl", "{\"event\": \"start\", \"step\": 0, \"schema\": 1}\n" + records);
   }
   std::string path(const std::string& name) const { return (dir_.path() / name).string(); }
   void refused(const std::vector<std::string>& words, int code, const std::string& id) const {
