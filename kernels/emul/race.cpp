@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <bitset>
 
 #include "kernels/base/str.h"
 #include "kernels/emul/report.h"
@@ -108,26 +109,37 @@ RaceDetector::Cell* RaceDetector::cells_of(uintptr_t address) {
 }
 
 uint32_t RaceDetector::new_set(uint32_t others, int thread, uint32_t clock) {
-  readers_.push_back({others, clock, static_cast<uint16_t>(thread)});
+  readers_.push_back({others, clock, readers_[others].length + 1, static_cast<uint16_t>(thread)});
   return static_cast<uint32_t>(readers_.size() - 1);
 }
 
-// `readers` and one more. Reads that are ordered before it are left out: who comes after this one comes after
-// them.
+// `readers` and one more: what has been asked before is remembered, so that cells that are read alike share
+// sets.
 uint32_t RaceDetector::with_reader(uint32_t readers, int thread, uint32_t clock) {
   const Reader& last = readers_[readers];
   if (last.clock == clock && last.thread == thread) return readers;
   Extension& known =
       extensions_[(readers * 31 + static_cast<uint32_t>(thread) * 7 + clock) % extensions_.size()];
   if (known.readers == readers && known.thread == thread && known.clock == clock) return known.result;
-  std::vector<Reader> concurrent;
-  for (uint32_t r = readers; r != 0; r = readers_[r].others)
-    if (!ordered(readers_[r].thread, readers_[r].clock, thread)) concurrent.push_back(readers_[r]);
-  uint32_t result = 0;
-  for (auto r = concurrent.rbegin(); r != concurrent.rend(); ++r)
-    result = new_set(result, r->thread, r->clock);
-  result = new_set(result, thread, clock);
+  const bool long_list = last.length >= 2 * static_cast<uint32_t>(threads_);
+  const uint32_t result = new_set(long_list ? pruned(readers, thread) : readers, thread, clock);
   known = {readers, clock, result, static_cast<uint16_t>(thread)};
+  return result;
+}
+
+// The last read of each thread, without those that are ordered before `thread`: who comes after that one
+// comes after them.
+uint32_t RaceDetector::pruned(uint32_t readers, int thread) {
+  std::bitset<kMaxThreads> seen;
+  std::vector<Reader> kept;
+  for (uint32_t r = readers; r != 0; r = readers_[r].others) {
+    const Reader& reader = readers_[r];
+    if (seen[reader.thread] || ordered(reader.thread, reader.clock, thread)) continue;
+    seen[reader.thread] = true;
+    kept.push_back(reader);
+  }
+  uint32_t result = 0;
+  for (auto r = kept.rbegin(); r != kept.rend(); ++r) result = new_set(result, r->thread, r->clock);
   return result;
 }
 

@@ -67,6 +67,7 @@ class RaceDetector {
   struct Reader {
     uint32_t others;
     uint32_t clock;
+    uint32_t length;
     uint16_t thread;
   };
   struct Extension {
@@ -82,6 +83,7 @@ class RaceDetector {
   bool in_shared(uintptr_t address) const { return address - shared_ < shared_bytes_; }
   Cell* cells_of(uintptr_t address);
   uint32_t with_reader(uint32_t readers, int thread, uint32_t clock);
+  uint32_t pruned(uint32_t readers, int thread);
   uint32_t new_set(uint32_t others, int thread, uint32_t clock);
   void forget_everything();
   std::string race(int thread, uintptr_t address, uintptr_t where, const char* what, int other,
