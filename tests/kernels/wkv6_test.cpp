@@ -167,7 +167,8 @@ void check_emulated(const Case& c, const Results& expected, DType dtype, double 
                     const std::string& what) {
   Results first;
   for (const auto order : {emulator::Order::kAscending, emulator::Order::kRandom}) {
-    const emulator::ScopedOptions options({.order = order, .shuffle_blocks = true});
+    const emulator::ScopedOptions options(
+        {.order = order, .shuffle_blocks = true, .races = order == emulator::Order::kAscending});
     Device device(DeviceType::kEmul, 1);
     const std::string where = str(what, ", emulated, ", order, ", ", dtype);
     const Results found = run(c, dtype, device);
