@@ -21,6 +21,9 @@ TEST(Gold, Keys) {
     c.input("c", {s.B, s.T, s.R}, {-1, 1});
     c.input("w", {s.D, s.D + s.R}, {-1, 1});
     c.bits_depend_on_threads = true;  // the sums of dw
+    // z is rounded to bf16 before it is divided by its root mean square, and the gradient of that division is
+    // what is left across z: with few channels a small rest of larger terms, whose roundings stay.
+    if (s.D <= 5) c.bf16_nmse = 6.4e-5;
     c.run = [](const Named<Var>& in) { return std::vector{ops::gold_keys(in["x0"], in["c"], in["w"])}; };
     c.reference = [s](const Named<Values>& in) {
       Values keys;

@@ -14,19 +14,27 @@ double power(double base, int64_t n) {
   return result;
 }
 
+// Bodies take tensors by reference and numbers apart: an argument struct built here would leave its
+// destructor, compiled for one instruction set, where the linker may choose it for all.
+struct Rates {
+  double lr, beta1, beta2, eps, weight_decay, clip;
+  int64_t step;
+};
+
 template <class T>
-void update(const AdamwArgs& a) {
+void update(const Tensor& param, const Tensor& grads, const Tensor& m1, const Tensor& m2, int64_t begin,
+            int64_t end, const Rates& a) {
   const T correct1 = static_cast<T>(1.0 / (1.0 - power(a.beta1, a.step)));
   const T correct2 = static_cast<T>(1.0 / (1.0 - power(a.beta2, a.step)));
   const T b1 = static_cast<T>(a.beta1), b2 = static_cast<T>(a.beta2), eps = static_cast<T>(a.eps),
           lr = static_cast<T>(a.lr);
   const T new1 = static_cast<T>(1.0 - a.beta1), new2 = static_cast<T>(1.0 - a.beta2);
   const T decay = static_cast<T>(a.weight_decay), clip = static_cast<T>(a.clip);
-  parallel_for(a.param.device().pool(), a.end - a.begin, 1 << 14, [&](int64_t first, int64_t last) {
-    T* __restrict p = a.param.data<T>() + a.begin;
-    const T* __restrict g = a.grad.data<T>() + a.begin;
-    T* __restrict m = a.m.data<T>() + a.begin;
-    T* __restrict v = a.v.data<T>() + a.begin;
+  parallel_for(param.device().pool(), end - begin, 1 << 14, [&](int64_t first, int64_t last) {
+    T* __restrict p = param.data<T>() + begin;
+    const T* __restrict g = grads.data<T>() + begin;
+    T* __restrict m = m1.data<T>() + begin;
+    T* __restrict v = m2.data<T>() + begin;
 #pragma omp simd
     for (int64_t i = first; i < last; ++i) {
       const T grad = clip * g[i];
@@ -38,11 +46,11 @@ void update(const AdamwArgs& a) {
 }
 
 template <class T>
-void squares(const SquaresArgs& a) {
-  const int64_t n = a.values.numel(), blocks = squares_blocks(n);
-  double* sums = a.scratch.data<double>();
-  parallel_for(a.values.device().pool(), blocks, 1, [&](int64_t first, int64_t last) {
-    const T* __restrict x = a.values.data<T>();
+double squares(const Tensor& values, const Tensor& scratch) {
+  const int64_t n = values.numel(), blocks = squares_blocks(n);
+  double* sums = scratch.data<double>();
+  parallel_for(values.device().pool(), blocks, 1, [&](int64_t first, int64_t last) {
+    const T* __restrict x = values.data<T>();
     for (int64_t block = first; block < last; ++block) {
       const int64_t begin = block * kSquaresBlock,
                     end = begin + kSquaresBlock < n ? begin + kSquaresBlock : n;
@@ -52,8 +60,9 @@ void squares(const SquaresArgs& a) {
       sums[block] = sum;
     }
   });
-  *a.result = 0;
-  for (int64_t block = 0; block < blocks; ++block) *a.result += sums[block];
+  double result = 0;
+  for (int64_t block = 0; block < blocks; ++block) result += sums[block];
+  return result;
 }
 
 // Elements [begin, end) of the range. Not inlined: one compiled form, whatever the number of threads, so the
@@ -107,10 +116,8 @@ void update_squares(const AdamwSquaresArgs& a) {
 
 template <class T>
 void step(const AdamwStepArgs& a) {
-  double sum = 0;
-  squares<T>({a.grad, &sum, a.scratch});
   auto& state = *reinterpret_cast<AdamwState*>(a.state.raw());
-  state.grad_norm = __builtin_sqrt(sum);
+  state.grad_norm = __builtin_sqrt(squares<T>(a.grad, a.scratch));
   state.clip = 0;
   if (!__builtin_isfinite(state.grad_norm)) return;
   state.clip = 1;
@@ -121,8 +128,8 @@ void step(const AdamwStepArgs& a) {
   const auto* tiles = reinterpret_cast<const AdamwTile*>(a.table.tiles.raw());
   for (int64_t i = 0; i < a.table.tiles.dim(0); ++i) {
     const AdamwRule& rule = rules[tiles[i].range];
-    update<T>({a.param, a.grad, a.m, a.v, tiles[i].begin, tiles[i].end,
-               a.lr.data<double>()[0] * rule.lr_scale, a.beta1, a.beta2, a.eps, rule.weight_decay, state.clip,
+    update<T>(a.param, a.grad, a.m, a.v, tiles[i].begin, tiles[i].end,
+              {a.lr.data<double>()[0] * rule.lr_scale, a.beta1, a.beta2, a.eps, rule.weight_decay, state.clip,
                static_cast<int64_t>(state.updates - rule.missed)});
   }
 }
@@ -130,10 +137,13 @@ void step(const AdamwStepArgs& a) {
 }  // namespace
 
 void adamw_update(const AdamwArgs& a) {
-  dispatch_float(a.param.dtype(), [&]<class T>() { update<T>(a); });
+  dispatch_float(a.param.dtype(), [&]<class T>() {
+    update<T>(a.param, a.grad, a.m, a.v, a.begin, a.end,
+              {a.lr, a.beta1, a.beta2, a.eps, a.weight_decay, a.clip, a.step});
+  });
 }
 void sum_of_squares(const SquaresArgs& a) {
-  dispatch_float(a.values.dtype(), [&]<class T>() { squares<T>(a); });
+  dispatch_float(a.values.dtype(), [&]<class T>() { *a.result = squares<T>(a.values, a.scratch); });
 }
 void adamw_squares(const AdamwSquaresArgs& a) {
   dispatch_float(a.update.param.dtype(), [&]<class T>() { update_squares<T>(a); });
