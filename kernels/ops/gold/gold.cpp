@@ -10,6 +10,8 @@
 namespace rookery::ops {
 namespace {
 
+constexpr auto kNorm = RK_KERNEL_GPU(rms_norm_forward);
+constexpr auto kNormBackward = RK_KERNEL_GPU(rms_norm_backward);
 constexpr auto kExpand = RK_KERNEL(gold_expand);
 constexpr double kEps = 1e-8;
 
@@ -20,27 +22,34 @@ Var gold_keys(const Var& x0, const Var& c, const Var& w) {
   const int64_t R = c.shape().back(), M = B * T, K = D + R;
   check_shape(c.value(), {B, T, R}, "[gold_keys] c");
   check_shape(w.value(), {D, K}, "[gold_keys] w");
-  Tensor z = empty_like(x0.value());
+  // z keeps the precision of its sums: the gradient of the norm is what is left across z, with few channels a
+  // small rest of larger terms.
+  Device& device = x0.value().device();
+  const Tensor z = empty({B, T, D}, sum_dtype(x0.value().dtype()), device),
+               rstd = empty({M}, z.dtype(), device);
+  const Tensor keys = empty_like(x0.value());
   product(M, D, D, {x0.value(), D}, {w.value(), K, true}, false, {z, D});
   product(M, D, R, {c.value(), R}, {w.value(), K, true, D}, true, {z, D});
-  const Var keys =
-      record("gold_keys", {x0, c, w}, z,
-             [x0 = x0.value(), c = c.value(), w = w.value(), M, D = D, R, K](const Tensor& dz, Grads& g) {
-               if (g.wants(0)) {
-                 const GradTarget dx0 = g.into(0);
-                 product(M, D, D, {dz, D}, {w, K}, dx0.accumulate, {dx0.tensor, D});
-               }
-               if (g.wants(1)) {
-                 const GradTarget dc = g.into(1);
-                 product(M, R, D, {dz, D}, {w, K, false, D}, dc.accumulate, {dc.tensor, R});
-               }
-               if (g.wants(2)) {
-                 const GradTarget dw = g.into(2);
-                 product(D, D, M, {dz, D, true}, {x0, D}, dw.accumulate, {dw.tensor, K});
-                 product(D, R, M, {dz, D, true}, {c, R}, dw.accumulate, {dw.tensor, K, false, D});
-               }
-             });
-  return rms_norm(keys, Var(), kEps, RmsEps::kOutside);
+  kNorm(device, {z, {}, keys, rstd, kEps, RmsEps::kOutside});
+  return record("gold_keys", {x0, c, w}, keys,
+                [x0 = x0.value(), c = c.value(), w = w.value(), z, rstd, M, D = D, R, K](const Tensor& dkeys,
+                                                                                         Grads& g) {
+                  const Tensor dz = empty_like(x0);
+                  kNormBackward(z.device(), {z, {}, rstd, dkeys, {dz}, {}, {}, kEps, RmsEps::kOutside});
+                  if (g.wants(0)) {
+                    const GradTarget dx0 = g.into(0);
+                    product(M, D, D, {dz, D}, {w, K}, dx0.accumulate, {dx0.tensor, D});
+                  }
+                  if (g.wants(1)) {
+                    const GradTarget dc = g.into(1);
+                    product(M, R, D, {dz, D}, {w, K, false, D}, dc.accumulate, {dc.tensor, R});
+                  }
+                  if (g.wants(2)) {
+                    const GradTarget dw = g.into(2);
+                    product(D, D, M, {dz, D, true}, {x0, D}, dw.accumulate, {dw.tensor, K});
+                    product(D, R, M, {dz, D, true}, {c, R}, dw.accumulate, {dw.tensor, K, false, D});
+                  }
+                });
 }
 
 DistinctIds distinct_ids(const Tensor& ids, int64_t length, int64_t vocab_size) {

@@ -17,7 +17,8 @@ namespace ops {
 Var rms_norm(const Var& x, const Var& gamma, double eps, RmsEps where = RmsEps::kInside);
 }  // namespace ops
 
-// Rows x, y [M, C]; rstd [M] (sum_dtype), the factor of each row.
+// Rows x, y [M, C], of one dtype, or x f32 where the others are bf16; rstd [M] (sum_dtype), the factor of
+// each row.
 struct RmsNormArgs {
   Tensor x, gamma, y, rstd;  // gamma may be undefined
   double eps;

@@ -6,8 +6,8 @@ namespace rookery::RK_BACKEND {
 namespace {
 
 // A pack of x gamma; gamma may be null.
-template <class T>
-RK_DEV rk::Pack weighted(const rk::RowTeam& team, const T* x, const T* gamma, int64_t i) {
+template <class X, class T>
+RK_DEV rk::Pack weighted(const rk::RowTeam& team, const X* x, const T* gamma, int64_t i) {
   rk::Pack out = team.load(x, i);
   if (gamma != nullptr) {
     const rk::Pack g = team.load(gamma, i);
@@ -16,12 +16,12 @@ RK_DEV rk::Pack weighted(const rk::RowTeam& team, const T* x, const T* gamma, in
   return out;
 }
 
-template <class T>
-__global__ void rms_norm_forward_kernel(const T* x, const T* gamma, T* y, float* rstds, rk::Rows rows,
+template <class X, class T>
+__global__ void rms_norm_forward_kernel(const X* x, const T* gamma, T* y, float* rstds, rk::Rows rows,
                                         float eps, bool inside) {
   rk::RowTeam team(rows);
   team.each_row([&](int64_t row) {
-    const T* from = x + row * rows.N;
+    const X* from = x + row * rows.N;
     float square = 0;
     team.each_pack([&](int64_t i) {
       const rk::Pack v = team.load(from, i);
@@ -39,8 +39,8 @@ __global__ void rms_norm_forward_kernel(const T* x, const T* gamma, T* y, float*
 }
 
 // As rms_norm_cpu.cpp: dx = r q - x d with q = dy gamma. partial may be null.
-template <class T>
-__global__ void rms_norm_backward_kernel(const T* x, const T* gamma, const float* rstds, const T* dy,
+template <class X, class T>
+__global__ void rms_norm_backward_kernel(const X* x, const T* gamma, const float* rstds, const T* dy,
                                          rk::GradOut dx, float* partial, rk::Rows rows, float eps,
                                          bool inside) {
   rk::RowTeam team(rows);
@@ -74,13 +74,25 @@ __global__ void rms_norm_backward_kernel(const T* x, const T* gamma, const float
   if (partial != nullptr) team.write_columns<1>(partial);
 }
 
+// body.operator()<X, T>(), the types of x and of all else.
+template <class F>
+void dispatch_input(DType x, DType other, F&& body) {
+  dispatch_gpu_float(other, [&]<class T>() {
+    if (x == DType::kF32) {
+      body.template operator()<float, T>();
+    } else {
+      body.template operator()<T, T>();
+    }
+  });
+}
+
 }  // namespace
 
 void rms_norm_forward(const RmsNormArgs& a) {
   const int64_t M = a.rstd.numel(), C = a.x.dim(-1);
-  dispatch_gpu_float(a.x.dtype(), [&]<class T>() {
+  dispatch_input(a.x.dtype(), a.y.dtype(), [&]<class X, class T>() {
     const rk::RowsLaunch r(M, 1, C, rk::blocks_of_rows(M), 0);
-    rk::launch(a.x.device(), rms_norm_forward_kernel<T>, r.launch, a.x.data<T>(),
+    rk::launch(a.x.device(), rms_norm_forward_kernel<X, T>, r.launch, a.x.data<X>(),
                rk::data_or_null<T>(a.gamma), a.y.data<T>(), a.rstd.data<float>(), r.rows,
                static_cast<float>(a.eps), a.where == RmsEps::kInside);
   });
@@ -89,9 +101,9 @@ void rms_norm_forward(const RmsNormArgs& a) {
 void rms_norm_backward(const RmsNormGrad& a) {
   const int64_t M = a.rstd.numel(), C = a.x.dim(-1);
   const bool sums = a.partial.defined();
-  dispatch_gpu_float(a.x.dtype(), [&]<class T>() {
+  dispatch_input(a.x.dtype(), a.dy.dtype(), [&]<class X, class T>() {
     const rk::RowsLaunch r(M, 1, C, sums ? a.partial.dim(0) : rk::blocks_of_rows(M), sums ? 1 : 0);
-    rk::launch(a.x.device(), rms_norm_backward_kernel<T>, r.launch, a.x.data<T>(),
+    rk::launch(a.x.device(), rms_norm_backward_kernel<X, T>, r.launch, a.x.data<X>(),
                rk::data_or_null<T>(a.gamma), a.rstd.data<float>(), a.dy.data<T>(), rk::grad_out(a.dx),
                sums ? a.partial.data<float>() : nullptr, r.rows, static_cast<float>(a.eps),
                a.where == RmsEps::kInside);
