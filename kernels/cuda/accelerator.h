@@ -36,8 +36,9 @@ class GpuAccelerator : public Accelerator {
   BlasLt& blas() { return *blas_; }
   bool capturing() const { return capturing_; }
 
- private:
   void use() const;  // the GPU of this thread's calls from now on
+
+ private:
   int index_;
   std::string name_;
   bool capturing_ = false;

@@ -22,7 +22,7 @@ namespace {
 constexpr int kCandidates = 12;
 constexpr int kRepetitions = 3;  // of a measurement, after one that is not counted
 constexpr uint64_t kLargestCache = 8 << 20;
-constexpr std::string_view kFormat = "rookery cublaslt 1";
+constexpr std::string_view kFormat = "rookery cublaslt 2";
 
 // The library is loaded when the first GPU is used: it is half a gigabyte, and a process that is linked with
 // it starts a tenth of a second later.
@@ -160,6 +160,10 @@ BlasLt::BlasLt(const Stream& stream, std::string gpu, bool deterministic, const 
 }
 
 BlasLt::~BlasLt() {
+  if (measured_) {
+    read_cache();  // other processes may have written meanwhile
+    write_cache();
+  }
   plans_.clear();
   cudaFree(workspace_);
   lt().cublasLtDestroy(handle_);
@@ -223,9 +227,10 @@ void BlasLt::choose(Plan& plan, const Product& p, bool capturing) {
   }
   Preference preference;
   preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
-  // Sums that are split are put together in a step of their own: no order that depends on who comes first.
+  // Sums that are split are put together in a step of their own, in f32: no order that depends on who comes
+  // first, and no part rounded to bf16.
   preference.set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                 uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE});
+                 uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(plan.key.align_b));
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(plan.key.align_a));
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(plan.key.align_c));
@@ -247,25 +252,25 @@ void BlasLt::choose(Plan& plan, const Product& p, bool capturing) {
   if (end - results.begin() == 1) return;
 
   // Measured on a C of its own: this one may hold a sum.
-  void* scratch = nullptr;
+  void* memory = nullptr;
   const size_t bytes =
       (static_cast<size_t>(p.m - 1) * static_cast<size_t>(p.c.ld) + static_cast<size_t>(p.n)) *
       dtype_size(p.out);
-  if (cudaMalloc(&scratch, bytes) != cudaSuccess) {
+  if (cudaMalloc(&memory, bytes) != cudaSuccess) {
     cudaGetLastError();  // no room to measure: the first choice will do
     return;
   }
+  const std::unique_ptr<void, decltype(&cudaFree)> scratch(memory, &cudaFree);
   float best = std::numeric_limits<float>::infinity();
   for (auto r = results.begin(); r != end; ++r) {
-    const float time = milliseconds(plan, r->algo, p, scratch);
+    const float time = milliseconds(plan, r->algo, p, scratch.get());
     if (time < best) {
       best = time;
       plan.algo = r->algo;
     }
   }
-  RK_CUDA(cudaFree(scratch));
   chosen_[plan.key] = plan.algo;
-  write_cache();
+  measured_ = true;
 }
 
 // The fastest of a few runs; infinite where the algorithm does not run.
@@ -328,7 +333,7 @@ void BlasLt::read_cache() {
                   small(7),  small(8),  small(9),  small(10), small(11), small(12), small(13)};
     cublasLtMatmulAlgo_t algo;
     std::copy(v.begin() + 14, v.end(), std::begin(algo.data));
-    if (line_of(key, algo) == line) chosen_[key] = algo;
+    if (line_of(key, algo) == line) chosen_.try_emplace(key, algo);
   }
 }
 
@@ -346,6 +351,7 @@ void BlasLt::write_cache() const {
 
 void product(Device& device, const Product& p) {
   auto& gpu = static_cast<GpuAccelerator&>(device.accelerator());
+  gpu.use();
   gpu.blas().run(p, gpu.capturing());
 }
 

@@ -58,6 +58,7 @@ class BlasLt {
   void* workspace_ = nullptr;
   std::map<Key, std::unique_ptr<Plan>> plans_;
   std::map<Key, cublasLtMatmulAlgo_t> chosen_;  // as the file has it
+  bool measured_ = false;                       // here: the file does not have all of them
 };
 
 }  // namespace rookery::cuda

@@ -12,15 +12,15 @@ namespace {
 
 class Graph : public Replay {
  public:
-  Graph(cudaGraph_t graph, cudaStream_t stream) : stream_(stream) {
+  Graph(cudaGraph_t graph, const GpuAccelerator& gpu) : gpu_(gpu) {
     RK_CUDA(cudaGraphInstantiate(&run_, graph, 0));
   }
   ~Graph() override { cudaGraphExecDestroy(run_); }
-  void run() override { RK_CUDA(cudaGraphLaunch(run_, stream_)); }
+  void run() override { RK_CUDA(cudaGraphLaunch(run_, static_cast<cudaStream_t>(gpu_.stream()))); }
 
  private:
   cudaGraphExec_t run_ = nullptr;
-  cudaStream_t stream_;
+  const GpuAccelerator& gpu_;
 };
 
 class Readback : public Pending {
@@ -57,8 +57,14 @@ GpuAccelerator::~GpuAccelerator() {
 void GpuAccelerator::use() const { RK_CUDA(cudaSetDevice(index_)); }
 
 std::string GpuAccelerator::name() const { return name_; }
-void* GpuAccelerator::stream() const { return stream_->native(); }
-void GpuAccelerator::synchronize() { stream_->synchronize(); }
+void* GpuAccelerator::stream() const {
+  use();  // whoever asks is about to call CUDA with it
+  return stream_->native();
+}
+void GpuAccelerator::synchronize() {
+  use();
+  stream_->synchronize();
+}
 
 std::byte* GpuAccelerator::allocate(size_t bytes) {
   RK_CHECK(!capturing_, "[capture] ", bytes, " bytes are asked for that no plan of the arena foresaw");
@@ -73,7 +79,10 @@ std::byte* GpuAccelerator::allocate(size_t bytes) {
   return static_cast<std::byte*>(data);
 }
 
-void GpuAccelerator::free(std::byte* data) noexcept { cudaFree(data); }
+void GpuAccelerator::free(std::byte* data) noexcept {
+  cudaSetDevice(index_);
+  cudaFree(data);
+}
 
 Accelerator::Memory GpuAccelerator::memory() const {
   use();
@@ -101,10 +110,12 @@ std::unique_ptr<Pending> GpuAccelerator::begin_download(const std::byte* from, s
 }
 
 void GpuAccelerator::copy(const std::byte* from, std::byte* to, size_t bytes) {
+  use();
   RK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_->native()));
 }
 
 void GpuAccelerator::fill(std::byte* to, unsigned char value, size_t bytes) {
+  use();
   RK_CUDA(cudaMemsetAsync(to, value, bytes, stream_->native()));
 }
 
@@ -127,9 +138,8 @@ std::unique_ptr<Replay> GpuAccelerator::capture(const std::function<void()>& wor
   }
   capturing_ = false;
   RK_CUDA(cudaStreamEndCapture(stream_->native(), &graph));
-  auto replay = std::make_unique<Graph>(graph, stream_->native());
-  RK_CUDA(cudaGraphDestroy(graph));
-  return replay;
+  const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> owner(graph, &cudaGraphDestroy);
+  return std::make_unique<Graph>(graph, *this);
 }
 
 void GpuAccelerator::begin_range(const std::string& name) { nvtxRangePushA(name.c_str()); }
@@ -141,11 +151,15 @@ Runtime inspect() {
   r.architectures = ROOKERY_CUDA_ARCHITECTURES;
   cudaRuntimeGetVersion(&r.toolkit);
   int count = 0;
-  if (cudaDriverGetVersion(&r.driver) == cudaSuccess && cudaGetDeviceCount(&count) == cudaSuccess) {
+  auto works = [&](cudaError_t error) {
+    if (error != cudaSuccess) r.refusal = str(cudaGetErrorName(error), ", ", cudaGetErrorString(error));
+    return error == cudaSuccess;
+  };
+  if (works(cudaDriverGetVersion(&r.driver)) && works(cudaGetDeviceCount(&count))) {
     for (int i = 0; i < count; ++i) {
       cudaDeviceProp p;
-      if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
-      r.gpus.push_back({i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount, ""});
+      if (works(cudaGetDeviceProperties(&p, i)))
+        r.gpus.push_back({i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount, ""});
     }
   }
   cudaGetLastError();  // a failed call must not show at the next kernel

@@ -26,6 +26,7 @@ struct Runtime {
   int toolkit = 0, driver = 0;
   std::string architectures;  // that kernels were built for: "90a"
   std::vector<Gpu> gpus;
+  std::string refusal;     // what the driver answered where it gave no GPU; empty: nothing
   std::string problem;     // why there is no GPU to use; empty: there is one
   std::string problem_id;  // DEV-02 to DEV-05
 };

@@ -51,8 +51,8 @@ void diagnose(Runtime& r) {
     found("DEV-03", str("found a driver for CUDA ", version_text(r.driver), ", the program is built with ",
                         version_text(r.toolkit), "; update the driver, or build with an older toolkit"));
   } else if (r.gpus.empty()) {
-    found("DEV-02",
-          "the driver shows no GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use device: cpu");
+    found("DEV-02", str("the driver shows no GPU", r.refusal.empty() ? "" : str(" (", r.refusal, ")"),
+                        "; look at nvidia-smi and CUDA_VISIBLE_DEVICES, or use device: cpu"));
   } else {
     for (const Gpu& gpu : r.gpus)
       if (gpu.problem.empty()) return;

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "kernels/base/bf16.h"
-#include "kernels/base/error.h"
+#include "kernels/cuda/check.h"
 #include "kernels/tensor/device.h"
 
 #define RK_SIDE device_side
@@ -28,22 +28,20 @@ struct Launch {
   size_t smem = 0;
 };
 
-// Starts kernel(arguments...) on the device's stream.
+// Starts kernel(arguments...) on the device's stream; nothing where the grid has no block.
 template <class... P, class... A>
 void launch(const Device& device, void (*kernel)(P...), const Launch& shape, A&&... arguments) {
-  const auto check = [](cudaError_t code, const char* call) {
-    RK_CHECK(code == cudaSuccess, "[launch] ", call, ": ", cudaGetErrorString(code));
-  };
-  if (shape.smem > (48 << 10))
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shape.smem)),
-          "cudaFuncSetAttribute");
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.smem;
   config.stream = static_cast<cudaStream_t>(device.native_stream());
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...), "cudaLaunchKernelEx");
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  if (shape.smem > cuda::kSharedBytesOfAll) cuda::allow_shared_memory(function, config);
+  if (const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
+      error != cudaSuccess)
+    cuda::launch_failed(function, config, error);
 }
 
 RK_DEV char* dyn_smem() {

@@ -6,14 +6,20 @@
 namespace rookery::cuda {
 
 void Staging::upload(const void* host, std::byte* to, size_t bytes, const Stream& stream) {
+  constexpr size_t kAlign = 64;
   const auto* from = static_cast<const std::byte*>(host);
   for (size_t done = 0; done < bytes;) {
-    const Buffer& buffer = buffers_[next_++ % buffers_.size()];
-    const size_t part = std::min(kBytes, bytes - done);
-    buffer.read.synchronize();
-    std::memcpy(buffer.memory.data(), from + done, part);
-    RK_CUDA(cudaMemcpyAsync(to + done, buffer.memory.data(), part, cudaMemcpyHostToDevice, stream.native()));
-    stream.record(buffer.read);
+    if (used_ == kBytes) {
+      stream.record(buffers_[current_].read);
+      current_ = 1 - current_;
+      buffers_[current_].read.synchronize();
+      used_ = 0;
+    }
+    std::byte* at = buffers_[current_].memory.data() + used_;
+    const size_t part = std::min(kBytes - used_, bytes - done);
+    std::memcpy(at, from + done, part);
+    RK_CUDA(cudaMemcpyAsync(to + done, at, part, cudaMemcpyHostToDevice, stream.native()));
+    used_ += (part + kAlign - 1) / kAlign * kAlign;
     done += part;
   }
 }

@@ -22,20 +22,20 @@ class Pinned {
   void* data_ = nullptr;
 };
 
-// Two pinned buffers in turn: the host fills one while the GPU reads the other. It waits only for the buffer
-// that it filled two calls ago.
+// Two pinned buffers in turn: the host fills one, upload by upload, while the GPU reads the other. It waits
+// only when one is full, and then for what it uploaded from the other before.
 class Staging {
  public:
+  static constexpr size_t kBytes = size_t{8} << 20;  // of each
   void upload(const void* host, std::byte* to, size_t bytes, const Stream& stream);
 
  private:
-  static constexpr size_t kBytes = size_t{8} << 20;
   struct Buffer {
     Pinned memory{kBytes};
-    Event read;  // by the GPU
+    Event read;  // all of it, by the GPU
   };
   std::array<Buffer, 2> buffers_;
-  size_t next_ = 0;
+  size_t current_ = 0, used_ = 0;  // bytes of that one
 };
 
 }  // namespace rookery::cuda

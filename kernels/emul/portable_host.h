@@ -34,6 +34,7 @@ struct Launch {
 
 template <class... P, class... A>
 void launch(const Device&, void (*kernel)(P...), const Launch& shape, A&&... arguments) {
+  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> arguments;

@@ -247,6 +247,11 @@ TEST(Gpus, WhatIsWrongIsNamed) {
   r.driver = 13020;
   cuda::diagnose(r);
   EXPECT_EQ(r.problem_id, "DEV-02");  // no GPU
+  r.refusal = "cudaErrorSystemNotReady, system not yet initialized";
+  cuda::diagnose(r);
+  EXPECT_NE(r.problem.find("no GPU (cudaErrorSystemNotReady, system not yet initialized); look at"),
+            std::string::npos)
+      << r.problem;
 
   cuda::Gpu old;
   old.name = "Old";

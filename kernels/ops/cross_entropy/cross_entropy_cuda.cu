@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kRowThreads = 1024;         // a row in shared memory leaves room for one block per processor
-constexpr size_t kRowBytes = 192 << 10;   // of shared memory, for a row
+constexpr size_t kRowBytes = 160 << 10;   // of shared memory, for a row: what a block has from sm_80 on
 constexpr int64_t kMostLogits = 1 << 24;  // indices are compared as floats
 
 template <class T>
