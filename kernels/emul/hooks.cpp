@@ -41,9 +41,12 @@ void __tsan_write_range(const void* address, size_t bytes) {
 }
 void __tsan_vptr_read(const void* address) { __tsan_read8(address); }
 void __tsan_vptr_update(const void* address, const void*) { __tsan_write8(address); }
-// The guard of a static variable's initialisation.
+// Host code in the same file: the guard of a static variable's initialisation, counts of shared pointers.
 char __tsan_atomic8_load(const volatile char* address, int) {
   return __atomic_load_n(address, __ATOMIC_ACQUIRE);
+}
+int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
+  return __atomic_fetch_add(address, value, __ATOMIC_ACQ_REL);
 }
 void __tsan_init() {}
 void __tsan_func_entry(const void*) {}

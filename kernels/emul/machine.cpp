@@ -101,18 +101,24 @@ Machine::Machine() {
 
 Machine::~Machine() { munmap(mapping_, mapping_bytes_); }
 
-void Machine::run(const LaunchShape& shape, void (*body)(void*), void* arguments) {
-  check_limits(shape);
-  RK_CHECK(running_ == nullptr, "[emul] a kernel cannot launch a kernel");
+Machine& Machine::of_thread() {
   thread_local std::unique_ptr<Machine, void (*)(Machine*)> machine(new Machine,
                                                                     [](Machine* m) { delete m; });
-  running_ = machine.get();
+  return *machine;
+}
+
+void Machine::run(const LaunchShape& shape, const void* kernel, void (*body)(void*), void* arguments) {
+  check_limits(shape);
+  RK_CHECK(running_ == nullptr, "[emul] a kernel cannot launch a kernel");
+  Machine* machine = running_ = &of_thread();
   struct Stop {
     ~Stop() { running_ = nullptr; }
   } stop;
+  machine->kernel_ = kernel;
   machine->body_ = body;
   machine->arguments_ = arguments;
   machine->prepare(shape);
+  note_launch(kernel);
   machine->races_.begin_launch();
   const uint64_t blocks = uint64_t{shape.grid.x} * shape.grid.y * shape.grid.z;
   std::vector<uint32_t> order;
@@ -133,6 +139,7 @@ void Machine::run(const LaunchShape& shape, void (*body)(void*), void* arguments
 
 void Machine::prepare(const LaunchShape& shape) {
   options_ = current_options();
+  banks_ = bank_counter();
 #ifdef ROOKERY_NO_HOOKS  // what the kernels touch is not known
   options_.races = false;
 #endif
@@ -157,8 +164,9 @@ void Machine::run_block(const LaunchShape& shape, const uint3& block) {
   finished_ = 0;
   arrived_ = 0;
   zones_.clear();
-  races_.begin_block(threads_, shared_, shared_bytes_);
+  races_.begin_block(block, threads_, shared_, shared_bytes_);
   async_.begin_block(threads_);
+  if (banks_ != nullptr) banks_->begin_block(kernel_, reinterpret_cast<uintptr_t>(shared_), threads_);
   for (auto& ops : warp_ops_) ops.clear();
   ASAN_UNPOISON_MEMORY_REGION(shared_, shared_bytes_);
   for (size_t i = 0; i + sizeof kPoison <= shared_bytes_; i += sizeof kPoison)
@@ -181,6 +189,7 @@ void Machine::run_block(const LaunchShape& shape, const uint3& block) {
   switch_context(host_, self_->context);
   if (thrown_) std::rethrow_exception(thrown_);
   if (fault_.empty()) check_zones();
+  if (banks_ != nullptr) banks_->end_block();
   RK_CHECK(fault_.empty(), "[emul] block (", block.x, ", ", block.y, ", ", block.z, "): ", fault_, " [",
            options_, "]");
 }
@@ -349,6 +358,8 @@ void Machine::release_barrier() {
 }
 
 void Machine::note(Access access, uintptr_t address, size_t bytes, uintptr_t where) {
+  if (banks_ != nullptr && is_shared(reinterpret_cast<void*>(address), bytes))
+    banks_->note(self_->id, address, bytes, where);
   if (!options_.races) return;
   const char* verb = access == Access::kRead ? " reads " : " writes ";
   if (address - reinterpret_cast<uintptr_t>(mapping_) < mapping_bytes_) {
@@ -361,8 +372,9 @@ void Machine::note(Access access, uintptr_t address, size_t bytes, uintptr_t whe
             ": races are looked for in units of two bytes, so keep wider values there");
   } else {
     const uintptr_t registers = reinterpret_cast<uintptr_t>(&special_registers);
-    if (stacks_.contains(address) || address - registers < sizeof special_registers || bytes == 1) return;
+    if (stacks_.contains(address) || address - registers < sizeof special_registers) return;
     if (address < 4096) fault("thread ", self_->id, verb, "through a null pointer at ", source_line(where));
+    if (bytes == 1 && !races_.forbidden(address)) return;  // two of them share what the detector knows
   }
   std::string wrong = access == Access::kRead ? races_.read(self_->id, address, bytes, where)
                                               : races_.write(self_->id, address, bytes, where);
@@ -425,8 +437,12 @@ void Machine::check_zones() const {
   }
 }
 
-void run_grid(const LaunchShape& shape, const void*, void (*body)(void*), void* arguments) {
-  Machine::run(shape, body, arguments);
+void forbid_memory(const std::byte* begin, size_t bytes, bool forbidden) {
+  Machine::of_thread().races().set_forbidden(reinterpret_cast<uintptr_t>(begin), bytes, forbidden);
+}
+
+void run_grid(const LaunchShape& shape, const void* kernel, void (*body)(void*), void* arguments) {
+  Machine::run(shape, kernel, body, arguments);
 }
 
 char* shared_memory(Site site) {

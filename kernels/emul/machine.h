@@ -11,6 +11,7 @@
 
 #include "kernels/base/str.h"
 #include "kernels/emul/async.h"
+#include "kernels/emul/banks.h"
 #include "kernels/emul/fiber.h"
 #include "kernels/emul/mutation.h"
 #include "kernels/emul/ops.h"
@@ -62,10 +63,11 @@ class Machine {
  public:
   static Machine& current() { return *running_; }
   static Machine* running() { return running_; }  // null outside launches
+  static Machine& of_thread();
 
   // Runs body(arguments) once for each thread of the grid. Throws what a thread throws, and Error (kInternal)
   // on a fault of the kernel.
-  static void run(const LaunchShape& shape, void (*body)(void*), void* arguments);
+  static void run(const LaunchShape& shape, const void* kernel, void (*body)(void*), void* arguments);
 
   // --- called by fibers ---
   Thread& self() { return *self_; }
@@ -82,7 +84,7 @@ class Machine {
     return offset < shared_bytes_ && bytes <= shared_bytes_ - offset;
   }
   // True if a test wants to see the kernel without this barrier (mutation.h).
-  bool removed(std::string_view what, const Site& site) const { return is_removed(what, site); }
+  bool removed(std::string_view what, const Site& site) const { return is_removed(kernel_, what, site); }
   // Ends the launch with Error. The fiber never runs again, so nothing on its stack may need a destructor.
   template <class... Args>
   [[noreturn]] void fault(const Args&... args) {
@@ -122,10 +124,12 @@ class Machine {
 
   Options options_;
   uint64_t random_state_ = 0;
+  const void* kernel_ = nullptr;
   void (*body_)(void*) = nullptr;
   void* arguments_ = nullptr;
 
   RaceDetector races_;
+  BankCounter* banks_ = nullptr;  // null: nobody counts
   Async async_{*this};
   StackPool stacks_;
   Context host_;

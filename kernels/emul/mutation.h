@@ -1,5 +1,5 @@
-// mutation.h: kernels with one barrier left out. A test that no such kernel can pass shows that it would
-// notice each barrier's absence.
+// mutation.h: which kernels and barriers a run comes by, and runs with one barrier of one kernel left out. A
+// test that no such run can pass shows that it would notice each barrier's absence.
 #pragma once
 
 #include <cstdint>
@@ -13,23 +13,29 @@
 
 namespace rookery::emulator {
 
-// A barrier, a wait, an arrival or a commit in a kernel's source; templates and loops repeat one site.
+// A barrier, a wait, an arrival or a commit in a kernel's source; loops repeat one site.
 struct SyncSite {
+  const void* kernel;  // the code: templates have several
   std::string what, file;
   uint32_t line, column;
   auto operator<=>(const SyncSite&) const = default;
 };
 std::string to_string(const SyncSite& site);
 
+// What the launches of this thread during `body` come by.
+struct Trace {
+  std::set<const void*> kernels;
+  std::set<SyncSite> sites;
+};
+Trace trace(const std::function<void()>& body);
+
 // `passes` launches kernels of this thread and compares what they give: false or Error where something is
 // wrong. It must pass as it is (Error otherwise); then it runs once for each site that it came by, with that
-// one left out. Returns the sites whose absence it did not notice.
-std::vector<SyncSite> unnoticed_removals(const std::function<bool()>& passes);
+// one left out. Returns the sites whose absence it did not notice. `traced` gets what it came by.
+std::vector<SyncSite> unnoticed_removals(const std::function<bool()>& passes, Trace* traced = nullptr);
 
-// The number of sites that one run of `body` comes by.
-std::set<SyncSite> sync_sites(const std::function<void()>& body);
-
-// For the machine: notes the site; true if it is to be left out.
-bool is_removed(std::string_view what, const Site& site);
+// For the machine: notes a launch; notes a site of it, true if it is to be left out.
+void note_launch(const void* kernel);
+bool is_removed(const void* kernel, std::string_view what, const Site& site);
 
 }  // namespace rookery::emulator

@@ -13,7 +13,7 @@ struct LaunchShape {
   dim3 grid, block;
   size_t shared_bytes;
 };
-// body(arguments) for each thread of the grid; `kernel` is the address that reports name.
+// body(arguments) for each thread of the grid; `kernel` is the address of its code.
 void run_grid(const LaunchShape& shape, const void* kernel, void (*body)(void*), void* arguments);
 
 // Shared memory (machine.h); both return its begin.

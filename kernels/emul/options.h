@@ -1,6 +1,7 @@
 // options.h: how the emulator runs kernels: what a test varies to bring a hidden fault to light.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -28,6 +29,7 @@ struct Options {
   bool shuffle_sums = false;        // add the products of an mma in random order
   bool races = true;                // find races, and reads of shared memory that nobody has written
   bool barrier_after_exit = false;  // let a block barrier pass although threads of the block have returned
+  bool source_lines = true;         // in reports: addr2line takes a while
 };
 std::string to_string(const Options& options);
 
@@ -44,5 +46,8 @@ class ScopedOptions {
   const Options* outer_;
 };
 const Options& current_options();
+
+// For a GuardWatch (kernels/tensor/guard.h): kernels of this thread must not touch these bytes.
+void forbid_memory(const std::byte* begin, size_t bytes, bool forbidden);
 
 }  // namespace rookery::emulator

@@ -4,12 +4,18 @@
 #include <algorithm>
 #include <bit>
 #include <bitset>
+#include <iterator>
 
 #include "kernels/base/str.h"
 #include "kernels/emul/report.h"
 
 namespace rookery::emulator {
 namespace {
+
+std::string beside_tensor(int thread, const char* what, uintptr_t where) {
+  return str("thread ", thread, " ", what, " global memory before or behind a tensor at ",
+             source_line(where));
+}
 
 // Code addresses are kept as distances from this function: all of a program lies within 2 GB.
 int32_t near(uintptr_t where) {
@@ -38,11 +44,13 @@ void RaceDetector::forget_everything() {
 void RaceDetector::begin_launch() {
   if (now_ > UINT32_MAX / 2) forget_everything();  // long before the counter comes round
   launch_start_ = ++now_;
+  blocks_.clear();
 }
 
-void RaceDetector::begin_block(int threads, const char* shared, size_t shared_bytes) {
+void RaceDetector::begin_block(const uint3& block, int threads, const char* shared, size_t shared_bytes) {
   threads_ = threads;
   block_start_ = barrier_time_ = ++now_;
+  blocks_.push_back({block_start_, block});
   across_warps_ = false;
   readers_.resize(1);
   const uintptr_t begin = reinterpret_cast<uintptr_t>(shared);
@@ -108,6 +116,11 @@ RaceDetector::Cell* RaceDetector::cells_of(uintptr_t address) {
   return &cached.page->cells[address % kPageBytes / kGranule];
 }
 
+std::span<RaceDetector::Cell> RaceDetector::shared_cells(const char* begin, size_t bytes) {
+  const size_t offset = reinterpret_cast<uintptr_t>(begin) - shared_, first = offset / kGranule;
+  return std::span(shared_cells_).subspan(first, (offset + bytes + kGranule - 1) / kGranule - first);
+}
+
 uint32_t RaceDetector::new_set(uint32_t others, int thread, uint32_t clock) {
   readers_.push_back({others, clock, readers_[others].length + 1, static_cast<uint16_t>(thread)});
   return static_cast<uint32_t>(readers_.size() - 1);
@@ -143,89 +156,111 @@ uint32_t RaceDetector::pruned(uint32_t readers, int thread) {
   return result;
 }
 
-std::string RaceDetector::race(int thread, uintptr_t address, uintptr_t where, const char* what, int other,
-                               const char* other_what, int32_t other_where) const {
+// The block that was running then.
+std::string RaceDetector::block_at(uint32_t clock) const {
+  const auto later = std::upper_bound(blocks_.begin(), blocks_.end(), clock,
+                                      [](uint32_t c, const Block& block) { return c < block.start; });
+  if (later == blocks_.begin()) return "another block";
+  const uint3& index = std::prev(later)->index;
+  return str("block (", index.x, ", ", index.y, ", ", index.z, ")");
+}
+
+std::string RaceDetector::race(int thread, uintptr_t address, uintptr_t where, const char* what,
+                               const std::string& other, const char* other_what, int32_t other_where) const {
   const std::string place =
       in_shared(address) ? str("shared memory, byte ", address - shared_) : "global memory";
-  return str("race in ", place, ":\n  thread ", thread, " ", what, " at ", source_line(where), "\n  ",
-             other < 0 ? std::string("another block") : str("thread ", other), " ", other_what, " at ",
-             source_line(far(other_where)), "\n  with nothing that orders the two");
+  return str("race in ", place, ":\n  thread ", thread, " ", what, " at ", source_line(where), "\n  ", other,
+             " ", other_what, " at ", source_line(far(other_where)), "\n  with nothing that orders the two");
+}
+
+// check(cell, address of it) for each cell of the bytes, until one returns what is wrong.
+template <class Check>
+[[gnu::always_inline]] inline std::string RaceDetector::each_cell(uintptr_t address, size_t bytes,
+                                                                  const Check& check) {
+  Cell* cell = nullptr;
+  for (uintptr_t at = address / kGranule * kGranule; at < address + bytes; at += kGranule, ++cell) {
+    if (cell == nullptr || at % kPageBytes == 0) cell = cells_of(at);
+    if (std::string wrong = check(*cell, at); !wrong.empty()) return wrong;
+  }
+  return {};
 }
 
 std::string RaceDetector::read(int thread, uintptr_t address, size_t bytes, uintptr_t where) {
   const uint32_t now = stamp(thread);
   const bool shared = in_shared(address);
-  Cell* cell = nullptr;
-  for (uintptr_t at = address / kGranule * kGranule; at < address + bytes; at += kGranule, ++cell) {
-    if (cell == nullptr || at % kPageBytes == 0) cell = cells_of(at);
+  return each_cell(address, bytes, [&](Cell& cell, uintptr_t at) -> std::string {
     if (shared) {
-      if (cell->write_clock < block_start_)
+      if (cell.write_clock < block_start_)
         return str("thread ", thread, " reads byte ", at - shared_,
                    " of shared memory, which nobody has written, at ", source_line(where));
-      if (cell->use == Use::kCopy)
+      if (cell.use == Use::kCopy)
         return str("thread ", thread, " reads byte ", at - shared_, " of shared memory at ",
-                   source_line(where), "\n  before the cp_async16 of thread ", cell->writer, " to it, at ",
-                   source_line(far(cell->write_where)), ", has been waited for");
-      if (cell->use != Use::kData)
+                   source_line(where), "\n  before the cp_async16 of thread ", cell.writer, " to it, at ",
+                   source_line(far(cell.write_where)), ", has been waited for");
+      if (cell.use != Use::kData)
         return str("thread ", thread, " reads byte ", at - shared_, " of shared memory, ",
-                   cell->use == Use::kZone ? "which is behind the end of an array" : "which is an mbarrier",
+                   cell.use == Use::kZone ? "which is behind the end of an array" : "which is an mbarrier",
                    ", at ", source_line(where));
-    } else if (cell->write_clock >= launch_start_ && cell->write_clock < block_start_) {
-      return race(thread, at, where, "reads", -1, "writes", cell->write_where);
+    } else {
+      if (cell.use != Use::kData) return beside_tensor(thread, "reads", where);
+      if (cell.write_clock >= launch_start_ && cell.write_clock < block_start_)
+        return race(thread, at, where, "reads", block_at(cell.write_clock), "writes", cell.write_where);
     }
-    if (cell->write_clock >= block_start_ && !ordered(cell->writer, cell->write_clock, thread))
-      return race(thread, at, where, "reads", cell->writer, "writes", cell->write_where);
-    if (cell->first_read < (shared ? block_start_ : launch_start_)) cell->first_read = now;
-    cell->readers = with_reader(cell->read_clock < barrier_time_ ? 0 : cell->readers, thread, now);
-    cell->read_clock = std::max(cell->read_clock, now);
-    cell->read_where = near(where);
-  }
-  return {};
+    if (cell.write_clock >= block_start_ && !ordered(cell.writer, cell.write_clock, thread))
+      return race(thread, at, where, "reads", str("thread ", cell.writer), "writes", cell.write_where);
+    if (cell.first_read < (shared ? block_start_ : launch_start_)) cell.first_read = now;
+    cell.readers = with_reader(cell.read_clock < barrier_time_ ? 0 : cell.readers, thread, now);
+    cell.read_clock = std::max(cell.read_clock, now);
+    cell.read_where = near(where);
+    return {};
+  });
 }
 
 std::string RaceDetector::write(int thread, uintptr_t address, size_t bytes, uintptr_t where) {
   const uint32_t now = stamp(thread);
   const bool shared = in_shared(address);
-  Cell* cell = nullptr;
-  for (uintptr_t at = address / kGranule * kGranule; at < address + bytes; at += kGranule, ++cell) {
-    if (cell == nullptr || at % kPageBytes == 0) cell = cells_of(at);
+  return each_cell(address, bytes, [&](Cell& cell, uintptr_t at) -> std::string {
     if (shared) {
-      if (cell->write_clock >= block_start_ && cell->use != Use::kData)
+      if (cell.write_clock >= block_start_ && cell.use != Use::kData)
         return str("thread ", thread, " writes byte ", at - shared_, " of shared memory, ",
-                   cell->use == Use::kZone      ? "which is behind the end of an array"
-                   : cell->use == Use::kBarrier ? "which is an mbarrier"
-                                                : "to which a cp_async16 is under way",
+                   cell.use == Use::kZone      ? "which is behind the end of an array"
+                   : cell.use == Use::kBarrier ? "which is an mbarrier"
+                                               : "to which a cp_async16 is under way",
                    ", at ", source_line(where));
     } else {
-      if (cell->write_clock >= launch_start_ && cell->write_clock < block_start_)
-        return race(thread, at, where, "writes", -1, "writes", cell->write_where);
-      if (cell->first_read >= launch_start_ && cell->first_read < block_start_)
-        return race(thread, at, where, "writes", -1, "reads", cell->read_where);
+      if (cell.use != Use::kData) return beside_tensor(thread, "writes", where);
+      if (cell.write_clock >= launch_start_ && cell.write_clock < block_start_)
+        return race(thread, at, where, "writes", block_at(cell.write_clock), "writes", cell.write_where);
+      if (cell.first_read >= launch_start_ && cell.first_read < block_start_)
+        return race(thread, at, where, "writes", block_at(cell.first_read), "reads", cell.read_where);
     }
-    if (cell->write_clock >= block_start_ && !ordered(cell->writer, cell->write_clock, thread))
-      return race(thread, at, where, "writes", cell->writer, "writes", cell->write_where);
-    if (cell->read_clock >= barrier_time_) {
-      for (uint32_t r = cell->readers; r != 0; r = readers_[r].others)
+    if (cell.write_clock >= block_start_ && !ordered(cell.writer, cell.write_clock, thread))
+      return race(thread, at, where, "writes", str("thread ", cell.writer), "writes", cell.write_where);
+    if (cell.read_clock >= barrier_time_) {
+      for (uint32_t r = cell.readers; r != 0; r = readers_[r].others)
         if (!ordered(readers_[r].thread, readers_[r].clock, thread))
-          return race(thread, at, where, "writes", readers_[r].thread, "reads", cell->read_where);
+          return race(thread, at, where, "writes", str("thread ", readers_[r].thread), "reads",
+                      cell.read_where);
     }
-    *cell = {now, 0, 0, 0, near(where), 0, static_cast<uint16_t>(thread), Use::kData};
-  }
-  return {};
+    cell = {now, 0, 0, 0, near(where), 0, static_cast<uint16_t>(thread), Use::kData};
+    return {};
+  });
+}
+
+void RaceDetector::set_forbidden(uintptr_t begin, size_t bytes, bool forbidden) {
+  for (uintptr_t at = (begin + kGranule - 1) / kGranule * kGranule; at < begin + bytes; at += kGranule)
+    cells_of(at)->use = forbidden ? Use::kZone : Use::kData;
 }
 
 void RaceDetector::set_use(const char* begin, size_t bytes, Use use) {
-  const size_t offset = reinterpret_cast<uintptr_t>(begin) - shared_;
-  for (size_t i = offset / kGranule; i < (offset + bytes + kGranule - 1) / kGranule; ++i) {
-    if (use == Use::kZone) shared_cells_[i] = {block_start_, 0, 0, 0, 0, 0, 0, use};
-    shared_cells_[i].use = use;
+  for (Cell& cell : shared_cells(begin, bytes)) {
+    if (use == Use::kZone) cell = {block_start_, 0, 0, 0, 0, 0, 0, use};
+    cell.use = use;
   }
 }
 
 void RaceDetector::complete_copy(int thread, const char* begin, size_t bytes, uint32_t stamp) {
-  const size_t offset = reinterpret_cast<uintptr_t>(begin) - shared_;
-  for (size_t i = offset / kGranule; i < (offset + bytes + kGranule - 1) / kGranule; ++i) {
-    Cell& cell = shared_cells_[i];
+  for (Cell& cell : shared_cells(begin, bytes)) {
     cell.use = Use::kData;
     cell.write_clock = stamp;
     cell.writer = static_cast<uint16_t>(thread);

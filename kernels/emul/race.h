@@ -12,9 +12,12 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
+
+#include "kernels/emul/words.h"
 
 namespace rookery::emulator {
 
@@ -27,7 +30,7 @@ class RaceDetector {
  public:
   RaceDetector();
   void begin_launch();
-  void begin_block(int threads, const char* shared, size_t shared_bytes);
+  void begin_block(const uint3& block, int threads, const char* shared, size_t shared_bytes);
 
   // --- order ---
   void block_barrier();                       // of all threads
@@ -47,6 +50,9 @@ class RaceDetector {
   // Shared memory that no ordinary access may touch, or may again.
   enum class Use : uint16_t { kData, kZone, kCopy, kBarrier };
   void set_use(const char* begin, size_t bytes, Use use);
+  // The same for global memory: what lies beside tensors.
+  void set_forbidden(uintptr_t begin, size_t bytes, bool forbidden);
+  bool forbidden(uintptr_t address) { return cells_of(address)->use == Use::kZone; }
   // A copy behind the thread's back has been waited for: as if `thread` had written at `stamp`.
   void complete_copy(int thread, const char* begin, size_t bytes, uint32_t stamp);
 
@@ -82,17 +88,26 @@ class RaceDetector {
   const uint32_t* known(int thread) const { return &known_[static_cast<size_t>(thread) * kMaxThreads]; }
   bool in_shared(uintptr_t address) const { return address - shared_ < shared_bytes_; }
   Cell* cells_of(uintptr_t address);
+  std::span<Cell> shared_cells(const char* begin, size_t bytes);
+  template <class Check>
+  std::string each_cell(uintptr_t address, size_t bytes, const Check& check);
   uint32_t with_reader(uint32_t readers, int thread, uint32_t clock);
   uint32_t pruned(uint32_t readers, int thread);
   uint32_t new_set(uint32_t others, int thread, uint32_t clock);
   void forget_everything();
-  std::string race(int thread, uintptr_t address, uintptr_t where, const char* what, int other,
+  std::string race(int thread, uintptr_t address, uintptr_t where, const char* what, const std::string& other,
                    const char* other_what, int32_t other_where) const;
+  std::string block_at(uint32_t clock) const;
 
   uint32_t now_ = 1;
   uint32_t launch_start_ = 1, block_start_ = 1, barrier_time_ = 1;
   bool across_warps_ = false;  // a thread of this block has released to more than its warp
   int threads_ = 0;
+  struct Block {
+    uint32_t start;
+    uint3 index;
+  };
+  std::vector<Block> blocks_;  // of this launch, in the order they ran
   std::array<uint32_t, kMaxThreads> clock_{};
   std::unique_ptr<uint32_t[]>
       known_;  // [kMaxThreads][kMaxThreads]: what each thread knows of the others' clocks

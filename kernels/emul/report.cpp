@@ -4,11 +4,14 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <string_view>
 
 #include "kernels/base/str.h"
+#include "kernels/emul/options.h"
 
 namespace rookery::emulator {
 
@@ -24,32 +27,85 @@ std::string ranges(const std::vector<int>& numbers) {
   return text;
 }
 
-std::string source_line(uintptr_t return_address) {
+namespace {
+
+std::string program_name() {
+  std::array<char, 4096> name{};
+  return readlink("/proc/self/exe", name.data(), name.size() - 1) < 0 ? std::string() : name.data();
+}
+
+// The address in the program's file; empty where it is not of this program.
+std::string address_in_file(uintptr_t address) {
   Dl_info info{};
-  std::array<char, 4096> program{};
-  char hex[2 * sizeof(uintptr_t) + 1];
-  if (dladdr(reinterpret_cast<void*>(return_address), &info) == 0 ||
-      readlink("/proc/self/exe", program.data(), program.size() - 1) < 0)
-    return "an unknown line";
-  // The call itself ends one byte before the return address.
-  std::snprintf(hex, sizeof hex, "%zx", return_address - 1 - reinterpret_cast<uintptr_t>(info.dli_fbase));
-  const std::string unknown = str("address 0x", hex, " of ", program.data());
-  const std::string_view name = program.data();
-  if (name.find('\'') != std::string_view::npos) return unknown;
-  FILE* pipe = popen(str("addr2line -i -e '", name, "' 0x", hex, " 2>/dev/null").c_str(), "r");
-  if (pipe == nullptr) return unknown;
-  std::string text, line;
+  char hex[2 * sizeof(uintptr_t) + 3];
+  if (dladdr(reinterpret_cast<void*>(address), &info) == 0) return {};
+  std::snprintf(hex, sizeof hex, "0x%zx", address - reinterpret_cast<uintptr_t>(info.dli_fbase));
+  return hex;
+}
+
+// The lines that addr2line prints; none where it is not to be had.
+std::vector<std::string> addr2line(const std::string& options, const std::string& addresses) {
+  const std::string name = program_name();
+  std::vector<std::string> lines;
+  if (name.empty() || name.find('\'') != std::string::npos) return lines;
+  FILE* pipe = popen(str("addr2line ", options, " -e '", name, "' ", addresses, " 2>/dev/null").c_str(), "r");
+  if (pipe == nullptr) return lines;
+  std::string line;
   for (int c = std::fgetc(pipe); c != EOF; c = std::fgetc(pipe)) {
     if (c != '\n') {
       line += static_cast<char>(c);
       continue;
     }
     if (const size_t note = line.find(" (discriminator"); note != std::string::npos) line.resize(note);
-    text += text.empty() ? line : str(" (inlined at ", line, ")");
+    lines.push_back(std::move(line));
     line.clear();
   }
   pclose(pipe);
-  return text.empty() || text[0] == '?' ? unknown : text;
+  return lines;
+}
+
+// "void a::(anonymous namespace)::f<16, float>(int)" is f.
+std::string plain_name(std::string name) {
+  constexpr std::string_view kAnonymous = "(anonymous namespace)::";
+  for (size_t at; (at = name.find(kAnonymous)) != std::string::npos;) name.erase(at, kAnonymous.size());
+  name.resize(std::min(name.size(), name.find_first_of("<(")));
+  const size_t begin = name.find_last_of(": ");
+  return begin == std::string::npos ? name : name.substr(begin + 1);
+}
+
+}  // namespace
+
+std::string source_line(uintptr_t return_address) {
+  const std::string address = address_in_file(return_address - 1);  // the call itself ends there
+  if (address.empty()) return "an unknown line";
+  std::string text;
+  if (current_options().source_lines)
+    for (const std::string& line : addr2line("-i", address))
+      text += text.empty() ? line : str(" (inlined at ", line, ")");
+  return text.empty() || text[0] == '?' ? str("address ", address, " of ", program_name()) : text;
+}
+
+std::vector<Place> places(const std::vector<uintptr_t>& addresses) {
+  constexpr size_t kAtOnce = 1000;  // of a command line
+  std::vector<Place> found(addresses.size());
+  for (size_t begin = 0; begin < addresses.size(); begin += kAtOnce) {
+    const size_t end = std::min(begin + kAtOnce, addresses.size());
+    std::string list;
+    for (size_t i = begin; i < end; ++i) {
+      const std::string address = address_in_file(addresses[i]);
+      list += str(" ", address.empty() ? "0" : address);
+    }
+    const std::vector<std::string> lines = addr2line("-f -C", list);
+    if (lines.size() != 2 * (end - begin)) continue;
+    for (size_t i = begin; i < end; ++i) {
+      const std::string& function = lines[2 * (i - begin)];
+      const std::string& place = lines[2 * (i - begin) + 1];
+      const size_t colon = place.rfind(':');
+      if (place[0] == '?' || colon == std::string::npos) continue;
+      found[i] = {place.substr(0, colon), std::atoi(place.c_str() + colon + 1), plain_name(function)};
+    }
+  }
+  return found;
 }
 
 }  // namespace rookery::emulator

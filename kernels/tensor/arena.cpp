@@ -7,16 +7,22 @@
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/tensor/accelerator.h"
+#include "kernels/tensor/guard.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace rookery {
 namespace {
 
 constexpr size_t kAlign = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kGuard = 256;
+constexpr size_t kGuard = 1024;
 constexpr unsigned char kGuardByte = 0xA5;
 std::string mebibytes(size_t bytes) { return str((bytes + (1 << 20) - 1) >> 20, " MiB"); }
 size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + kAlign - 1) / kAlign * kAlign; }
@@ -35,7 +41,22 @@ std::byte* heap(size_t bytes) {
   return data;
 }
 
+constinit thread_local const GuardWatch::Watch* guard_watch = nullptr;
+
+// Guard bytes: with AddressSanitizer an access to them ends the program at once.
+void forbid(const std::byte* begin, const std::byte* end, bool forbidden, [[maybe_unused]] bool on_host) {
+  const size_t bytes = static_cast<size_t>(end - begin);
+#if defined(__SANITIZE_ADDRESS__)
+  if (on_host && forbidden) __asan_poison_memory_region(begin, bytes);
+  if (on_host && !forbidden) __asan_unpoison_memory_region(begin, bytes);
+#endif
+  if (guard_watch != nullptr) (*guard_watch)(begin, bytes, forbidden);
+}
+
 }  // namespace
+
+GuardWatch::GuardWatch(Watch watch) : watch_(std::move(watch)) { guard_watch = &watch_; }
+GuardWatch::~GuardWatch() { guard_watch = nullptr; }
 
 std::byte* Arena::obtain(size_t bytes, int owner) {
   std::byte* data = nullptr;
@@ -173,6 +194,9 @@ Arena::Ticket Arena::allocate_guarded(size_t requested) {
   };
   fill(guard, kGuardByte, kGuard + bytes + kGuard);
   fill(guard + kGuard, 0xFF, requested);
+  const bool on_host = accelerator_ == nullptr;
+  forbid(guard, guard + kGuard, true, on_host);
+  forbid(guard + kGuard + requested, guard + kGuard + bytes + kGuard, true, on_host);
   return {guard + kGuard, -1, 0, true, owner_};
 }
 
@@ -188,9 +212,10 @@ bool Arena::whole_guard(const std::byte* begin, const std::byte* end) const {
 
 void Arena::release_guarded(const Ticket& ticket, size_t requested) {
   const size_t bytes = rounded(requested);
-  if (!whole_guard(ticket.data - kGuard, ticket.data) ||
-      !whole_guard(ticket.data + requested, ticket.data + bytes + kGuard))
-    ++damaged_blocks_;
+  const std::byte *before = ticket.data - kGuard, *end = ticket.data + bytes + kGuard;
+  forbid(before, ticket.data, false, accelerator_ == nullptr);
+  forbid(ticket.data + requested, end, false, accelerator_ == nullptr);
+  if (!whole_guard(before, ticket.data) || !whole_guard(ticket.data + requested, end)) ++damaged_blocks_;
   give_up(ticket.data - kGuard, kGuard + bytes + kGuard, ticket.owner);
 }
 

@@ -15,6 +15,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/emul/options.h"
 #include "kernels/ops/backend.h"
+#include "kernels/tensor/guard.h"
 
 namespace rookery::test {
 namespace {
@@ -412,6 +413,7 @@ void OpCase::check_cpu(const TestDevice& test_device, const Run& exact) const {
 // `exact` in f64 from the same inputs.
 void OpCase::check_gpu(const TestDevice& test_device, DType dtype, const Run& exact) const {
   SCOPED_TRACE(to_string(dtype));
+  const GuardWatch watch(emulator::forbid_memory);
   const auto device = test_device.make(1);
   device->arena().guard_blocks();
   const Run once = execute(*device, dtype, {});
@@ -427,9 +429,10 @@ void OpCase::check_gpu(const TestDevice& test_device, DType dtype, const Run& ex
   emulator::Options options;
   options.races = false;
   const emulator::ScopedOptions without_races(options);
-  for (const Order order : {Order::kAscending, Order::kDescending, Order::kRandom}) {
+  for (const Order order : {Order::kAscending, Order::kDescending, Order::kLastLanesFirst,
+                            Order::kOneWarpAhead, Order::kRandom}) {
     options.order = order;
-    options.shuffle_blocks = order == Order::kRandom;
+    options.shuffle_blocks = order != Order::kAscending;
     const emulator::ScopedOptions scope(options);
     const Run again = execute(*device, dtype, {});
     expect_same_bits(again.outputs, once.outputs, "outputs on repetition");
@@ -438,6 +441,30 @@ void OpCase::check_gpu(const TestDevice& test_device, DType dtype, const Run& ex
   check_accumulation(*device, dtype);
   check_plan(*test_device.make(1), dtype, 1);
   EXPECT_EQ(device->arena().damaged_blocks(), 0) << "written past the end or before the start";
+}
+
+std::function<bool()> OpCase::on_emul(DType dtype) const {
+  const auto own = std::make_shared<const OpCase>(dtype == DType::kBF16 ? rounded_to_bf16() : *this);
+  Device cpu(DeviceType::kCpu, 1, CpuIsa::kPortable);
+  const auto exact = std::make_shared<const Run>(own->execute(cpu, DType::kF64, {}));
+  const auto first = std::make_shared<Run>();
+  return [=] {
+    const GuardWatch watch(emulator::forbid_memory);
+    Device device(DeviceType::kEmul, 1);
+    device.arena().guard_blocks();
+    const Run run = own->execute(device, dtype, {});
+    if (first->outputs.empty()) *first = run;
+    bool good = device.arena().damaged_blocks() == 0;
+    const auto compare = [&](const std::vector<Image>& found, const std::vector<Image>& near,
+                             const std::vector<Image>& same) {
+      good = good && found.size() == near.size() && found.size() == same.size();
+      for (size_t i = 0; good && i < found.size(); ++i)
+        good = found[i].bytes == same[i].bytes && nmse(found[i].values, near[i].values) <= own->bound(dtype);
+    };
+    compare(run.outputs, exact->outputs, first->outputs);
+    compare(run.grads, exact->grads, first->grads);
+    return good;
+  };
 }
 
 void OpCase::check() const {

@@ -44,6 +44,7 @@ struct TestDevice {
 class OpCase {
  public:
   explicit OpCase(std::string name) : name_(std::move(name)) {}
+  const std::string& name() const { return name_; }
 
   // A float input whose gradient is checked. The values are exact in float, so that every dtype sees the
   // same.
@@ -71,6 +72,10 @@ class OpCase {
   bool bits_depend_on_threads = false;  // sums over rows are split: equal to rounding only
 
   void check() const;
+
+  // A function that runs the case on emul, in this dtype: false where the results are not near those of the
+  // CPU in f64, or have other bits than at the first call. Needs no reference.
+  std::function<bool()> on_emul(DType dtype) const;
 
  private:
   struct Input {

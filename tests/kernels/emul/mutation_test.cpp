@@ -1,5 +1,5 @@
 // mutation_test.cpp: each barrier, wait, arrival and commit of a kernel is left out in turn, and each time
-// something must be noticed. The same is asked of every kernel of kernels/ops by its own tests.
+// something must be noticed. The same for the kernels of the program: every_kernel_test.cpp.
 #include "kernels/emul/mutation.h"
 
 #include <numeric>
@@ -97,8 +97,10 @@ TEST(Mutation, EveryBarrierIsMissed) {
       {"ring_by_named_barriers", 4, [] { return ring_passes(emul::ring_by_named_barriers); }},
   };
   for (const Case& c : cases) {
-    EXPECT_EQ(emulator::sync_sites(c.passes).size(), c.sites) << c.name;
-    const auto unnoticed = unnoticed_removals(c.passes);
+    emulator::Trace traced;
+    const auto unnoticed = unnoticed_removals(c.passes, &traced);
+    EXPECT_EQ(traced.sites.size(), c.sites) << c.name;
+    EXPECT_EQ(traced.kernels.size(), 1u) << c.name;
     EXPECT_TRUE(unnoticed.empty()) << c.name << ":\n" << listed(unnoticed);
   }
 }
@@ -111,7 +113,9 @@ TEST(Mutation, ABarrierThatIsNotNeededIsListed) {
     return out[0] == in[127];
   });
   ASSERT_EQ(unnoticed.size(), 1u) << listed(unnoticed);
-  EXPECT_NE(to_string(unnoticed[0]).find("__syncthreads of "), std::string::npos);
+  const std::string site = to_string(unnoticed[0]);
+  EXPECT_TRUE(site.starts_with("__syncthreads of ") && site.ends_with(" in one_barrier_too_many_kernel"))
+      << site;
 }
 
 TEST(Mutation, ATestThatFailsAnywayIsRefused) {

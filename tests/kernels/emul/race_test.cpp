@@ -2,6 +2,8 @@
 // its lambdas are seen as kernels are.
 #include <array>
 
+#include "kernels/tensor/guard.h"
+#include "kernels/tensor/tensor.h"
 #include "tests/kernels/emul/support.h"
 
 namespace rookery {
@@ -194,7 +196,7 @@ TEST(Race, BetweenBlocks) {
   EXPECT_FAULT(fault([x] {
                  if (threadIdx.x == blockIdx.x) x[blockIdx.x] = x[blockIdx.x ^ 1];
                }),
-               "another block");
+               "block (0, 0, 0) writes");
   EXPECT_EQ(fault([x] {
               if (threadIdx.x == 0) x[blockIdx.x] = x[60];
             }),
@@ -217,6 +219,39 @@ TEST(Race, BetweenBlocks) {
               x[32 + threadIdx.x] = x[31 - threadIdx.x];
             }),
             "no fault");
+}
+
+// What Arena::guard_blocks() puts around a tensor, also in accesses of one byte, which are not looked at
+// else.
+TEST(Race, BesideTensors) {
+  const GuardWatch watch(emulator::forbid_memory);
+  Device emul(DeviceType::kEmul, 1);
+  emul.arena().guard_blocks();
+  const auto fault = [](auto* x, int64_t at, bool writes) {
+    return fault_of(32, [=] {
+      if (threadIdx.x != 3) return;
+      if (writes) x[at] = 1;
+      if (!writes && x[at] == 1) x[0] = 1;
+    });
+  };
+  const Tensor floats = zeros({3}, DType::kF32, emul), bytes = zeros({4}, DType::kU8, emul);
+  for (const bool writes : {false, true}) {
+    const std::string expected =
+        str("thread 3 ", writes ? "writes" : "reads", " global memory before or behind");
+    for (const int64_t at : {-1, 3, 100}) EXPECT_FAULT(fault(floats.data<float>(), at, writes), expected);
+    for (const int64_t at : {-1, 4}) EXPECT_FAULT(fault(bytes.data<uint8_t>(), at, writes), expected);
+    EXPECT_EQ(fault(floats.data<float>(), 2, writes), "no fault");
+    EXPECT_EQ(fault(bytes.data<uint8_t>(), 3, writes), "no fault");
+  }
+}
+
+TEST(Race, MemoryOfTensorsThatAreGoneIsFree) {
+  std::vector<float> memory(32);
+  float* x = memory.data();
+  emulator::forbid_memory(reinterpret_cast<std::byte*>(x), 128, true);
+  EXPECT_FAULT(fault_of(32, [x] { x[threadIdx.x] = 1; }), "before or behind a tensor");
+  emulator::forbid_memory(reinterpret_cast<std::byte*>(x), 128, false);
+  EXPECT_EQ(fault_of(32, [x] { x[threadIdx.x] = 1; }), "no fault");
 }
 
 TEST(Race, OptionTurnsItOff) {

@@ -1,0 +1,287 @@
+// kernel_cases.cpp: the cases, each as small as its kernels' barriers allow: two tiles, two chunks, two
+// warps.
+#include "tests/kernels/emul/kernel_cases.h"
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "kernels/cuda/elementwise.h"
+#include "kernels/emul/options.h"
+#include "kernels/ops/activation/activation.h"
+#include "kernels/ops/adamw/adamw.h"
+#include "kernels/ops/attention/attention.h"
+#include "kernels/ops/cross_entropy/cross_entropy.h"
+#include "kernels/ops/embedding/embedding.h"
+#include "kernels/ops/goose/goose.h"
+#include "kernels/ops/matmul/matmul.h"
+#include "kernels/ops/norm/norm.h"
+#include "kernels/ops/norm/rms_norm.h"
+#include "kernels/ops/rope/rope.h"
+#include "kernels/ops/token_shift/token_shift.h"
+#include "kernels/ops/wkv6/wkv6.h"
+#include "kernels/ops/wkv7/wkv7.h"
+#include "kernels/tensor/guard.h"
+#include "tests/support/op_case.h"
+
+namespace rookery::test {
+namespace {
+
+using In = Named<Var>;
+using Vars = std::vector<Var>;
+
+struct Input {
+  const char* name;
+  Shape shape;
+  Uniform range = {-1, 1};
+};
+OpCase make_case(const std::string& name, const std::vector<Input>& inputs,
+                 const std::function<Vars(const In&)>& run) {
+  OpCase c(name);
+  for (const Input& in : inputs) c.input(in.name, in.shape, in.range);
+  c.run = run;
+  return c;
+}
+
+// 1 at these places.
+Values marks(int64_t count, const std::vector<int64_t>& places) {
+  Values values(static_cast<size_t>(count), 0.0);
+  for (const int64_t at : places) values[static_cast<size_t>(at)] = 1;
+  return values;
+}
+
+constexpr int64_t kWide = 264;  // channels: more than 32 packs, so the threads of a row are several warps
+
+OpCase activations() {
+  return make_case("activations", {{"x", {3, 5, 7}}, {"value", {3, 5, 7}}}, [](const In& in) {
+    return Vars{ops::tanh(in["x"]), ops::silu_mul(in["x"], in["value"])};
+  });
+}
+
+OpCase attention() {
+  OpCase c = make_case(
+      "attention", {{"q", {1, 40, 2, 12}}, {"k", {1, 40, 1, 12}}, {"v", {1, 40, 1, 12}}}, [](const In& in) {
+        return Vars{ops::attention(in["q"], in["k"], in["v"], {0.3, 0, in["starts"].value(), {}})};
+      });
+  c.integers("starts", {1, 40}, DType::kU8, marks(40, {2, 35}));
+  return c;
+}
+
+// In the second part of the keys no query of the second sequence sees any.
+OpCase attention_in_parts() {
+  OpCase c("attention in parts");
+  const auto constant = [&](const char* name, const Shape& shape) {
+    c.constant(name, shape, random_values(name, shape.numel(), {-1, 1}));
+  };
+  constant("q", {2, 3, 1, 4}), constant("k", {2, 23, 1, 4}), constant("v", {2, 23, 1, 4});
+  c.integers("starts", {2, 3}, DType::kU8, marks(6, {3}));
+  c.run = [](const In& in) {
+    const auto part = [&](int64_t begin, int64_t count) {
+      const auto keys = [&](const Tensor& x) {
+        const Tensor some = empty({2, count, 1, 4}, x.dtype(), x.device());
+        const size_t key = 4 * dtype_size(x.dtype());
+        for (int64_t b = 0; b < 2; ++b)
+          std::memcpy(some.raw() + b * count * key, x.raw() + (b * 23 + begin) * key, count * key);
+        return some;
+      };
+      return std::pair(keys(in["k"].value()), keys(in["v"].value()));
+    };
+    return Vars{
+        Var(ops::attention_in_parts(in["q"].value(), 0, 8, part, {0.5, 20, in["starts"].value(), Tensor()}))};
+  };
+  return c;
+}
+
+OpCase cross_entropy() {
+  OpCase c = make_case("cross entropy", {{"x", {5, 4}}, {"weight", {300, 4}}}, [](const In& in) {
+    const ops::LossOut out = ops::linear_cross_entropy(in["x"], in["weight"], in["targets"].value(),
+                                                       in["mask"].value(), {4, 1e-2});
+    return Vars{out.loss, out.row_loss};
+  });
+  c.integers("targets", {5}, DType::kI32, {0, 299, 7, 8, 31});
+  c.constant("mask", {5}, {1, 1, 0, 0.5, 1});
+  c.keep_f32("mask");
+  return c;
+}
+
+OpCase embedding() {
+  constexpr int64_t kTokens = 300;
+  OpCase c = make_case("embedding", {{"table", {7, 3}}},
+                       [](const In& in) { return Vars{ops::embedding(in["ids"].value(), in["table"])}; });
+  Values ids;
+  for (int64_t i = 0; i < kTokens; ++i) ids.push_back(static_cast<double>(i * i % 7));
+  c.integers("ids", {1, kTokens}, DType::kI32, ids);
+  return c;
+}
+
+OpCase goose() {
+  const Shape rows{1, 3, kWide}, row{kWide};
+  return make_case("goose",
+                   {{"y", rows},
+                    {"r", rows},
+                    {"k", rows},
+                    {"v", rows},
+                    {"gate", rows},
+                    {"gamma", row},
+                    {"beta", row},
+                    {"r_k", {1, kWide}}},
+                   [](const In& in) {
+                     const ops::GooseKeys keys =
+                         ops::goose_keys(in["k"], in["r"], in["gamma"], in["beta"], 1);
+                     const Var value = ops::goose_value(in["v"], in["y"], in["gate"]);
+                     return Vars{keys.k, keys.a, keys.b,
+                                 ops::goose_output(in["y"], in["gamma"], in["beta"], in["r"], in["k"], value,
+                                                   in["r_k"], in["gate"], 1e-3)};
+                   });
+}
+
+OpCase linear() {
+  return make_case("linear", {{"x", {65, 5}}, {"weight", {11, 5}}, {"bias", {11}}},
+                   [](const In& in) { return Vars{ops::linear(in["x"], in["weight"], in["bias"])}; });
+}
+
+OpCase norms() {
+  const Shape row{kWide};
+  return make_case("norms", {{"x", {3, kWide}}, {"gate", {3, kWide}}, {"gamma", row}, {"beta", row}},
+                   [](const In& in) {
+                     return Vars{ops::layer_norm(in["x"], in["gamma"], in["beta"]),
+                                 ops::group_norm(in["x"], in["gamma"], in["beta"], 3, 1e-3, in["gate"]),
+                                 ops::rms_norm(in["x"], in["gamma"], 1e-5)};
+                   });
+}
+
+OpCase rope() {
+  return make_case("rope", {{"x", {2, 5, 3, 6}}},
+                   [](const In& in) { return Vars{ops::rope(in["x"], RopeOptions{})}; });
+}
+
+OpCase token_shift() {
+  constexpr int64_t kTokens = 37, C = 9, R = 3;
+  OpCase c = make_case("token shift",
+                       {{"x", {2, kTokens, C}},
+                        {"carried", {2, C}},
+                        {"mu0", {C}},
+                        {"mu1", {C}},
+                        {"h", {2, kTokens, 2 * R}},
+                        {"w2", {2, R, C}}},
+                       [](const In& in) {
+                         const ops::Previous previous{in["carried"], in["starts"].value()};
+                         const Vars mu{in["mu0"], in["mu1"]};
+                         Vars out = ops::shift_lerp(in["x"], previous, mu);
+                         for (const Var& mix : ops::ddlerp(in["x"], previous, mu, in["h"], in["w2"]))
+                           out.push_back(mix);
+                         return out;
+                       });
+  c.integers("starts", {2, kTokens}, DType::kU8, marks(2 * kTokens, {3, 32, kTokens}));
+  return c;
+}
+
+// Tokens of two segments; a head that its padding is more than.
+constexpr int64_t kTokens = kWkv6GpuSegment + 6, kHead = 12;
+static_assert(kWkv6GpuSegment == kWkv7GpuSegment);
+OpCase wkv(const std::string& name, const std::vector<Input>& more,
+           const std::function<ops::WkvOut(const In&)>& run) {
+  const Shape rows{1, kTokens, 1, kHead};
+  std::vector<Input> inputs{{"r", rows}, {"k", rows}, {"v", rows}, {"state0", {1, 1, kHead, kHead}}};
+  inputs.insert(inputs.end(), more.begin(), more.end());
+  OpCase c = make_case(name, inputs, [run](const In& in) {
+    const ops::WkvOut out = run(in);
+    return Vars{out.y, out.state};
+  });
+  c.integers("starts", {1, kTokens}, DType::kU8, marks(kTokens, {20, 33}));
+  c.keep_f32("state0");
+  return c;
+}
+OpCase wkv5() {
+  return wkv("wkv5", {{"w", {1, kHead}, {-4, 1}}, {"u", {1, kHead}}}, [](const In& in) {
+    return ops::wkv5(in["r"], in["k"], in["v"], in["w"], in["u"], in["state0"], in["starts"].value());
+  });
+}
+OpCase wkv6() {
+  return wkv("wkv6", {{"w", {1, kTokens, 1, kHead}, {-4, 1}}, {"u", {1, kHead}}}, [](const In& in) {
+    return ops::wkv6(in["r"], in["k"], in["v"], in["w"], in["u"], in["state0"], in["starts"].value());
+  });
+}
+OpCase wkv7() {
+  const Shape rows{1, kTokens, 1, kHead};
+  return wkv("wkv7", {{"w", rows, {-4, 4}}, {"a", rows, {-0.5, 0.5}}, {"b", rows, {-0.5, 0.5}}},
+             [](const In& in) {
+               const ops::Wkv7Out out = ops::wkv7(in["r"], in["w"], in["k"], in["v"], in["a"], in["b"],
+                                                  Wkv7Decay::kSigmoid, in["state0"], in["starts"].value());
+               return ops::WkvOut{out.y, out.state};
+             });
+}
+
+// What `run` leaves in tensors of a device, and whether that is right.
+KernelCase compared(const std::string& name,
+                    const std::function<std::pair<bool, std::vector<Tensor>>(Device&)>& run) {
+  const auto first = std::make_shared<std::vector<Values>>();
+  return {name, [=] {
+            const GuardWatch watch(emulator::forbid_memory);
+            Device device(DeviceType::kEmul, 1);
+            device.arena().guard_blocks();
+            const auto [right, tensors] = run(device);
+            std::vector<Values> values;
+            for (const Tensor& t : tensors) values.push_back(to_doubles(t));
+            if (first->empty()) *first = values;
+            return right && values == *first;
+          }};
+}
+
+KernelCase elementwise(DType dtype) {
+  return compared("elementwise", [=](Device& device) {
+    const Values numbers = {1, -2, 3, 4, 0.5, 6, 7, 8, 9, 10, 11};
+    const Shape shape{11};
+    const Tensor from = tensor_from(std::span<const double>(numbers), shape, dtype, device);
+    const Tensor to = empty(shape, DType::kF32, device), sum = empty(shape, DType::kF32, device);
+    emul::convert({from, to});
+    emul::sum({to, from, sum});
+    bool right = to_doubles(to) == numbers;
+    for (size_t i = 0; i < numbers.size(); ++i) right = right && to_doubles(sum)[i] == 2 * numbers[i];
+    return std::pair(right, std::vector{to, sum});
+  });
+}
+
+KernelCase adamw(DType dtype) {
+  return compared("adamw", [=](Device& device) {
+    constexpr auto kStep = RK_KERNEL_GPU(adamw_step);
+    constexpr int64_t n = 300;
+    const auto random = [&](const char* name, DType type) {
+      const Values values = random_values(name, n, {-1, 1});
+      return tensor_from(std::span<const double>(values), {n}, type, device);
+    };
+    const double lr = 1e-2;
+    const std::vector<AdamwRange> ranges = {{0, 100, 1, 0.1, 0}, {101, n, 2, 0, 0}};
+    const Tensor grad = random("grad", dtype), state = zeros({3}, DType::kF64, device);
+    const AdamwStepArgs a{random("param", DType::kF32),
+                          grad,
+                          zeros({n}, DType::kF32, device),
+                          zeros({n}, DType::kF32, device),
+                          empty({n}, DType::kBF16, device),
+                          adamw_table(ranges, device),
+                          state,
+                          tensor_from(std::span<const double>(&lr, 1), {1}, DType::kF64, device),
+                          empty({squares_blocks(n)}, DType::kF64, device),
+                          0.9,
+                          0.99,
+                          1e-8,
+                          1};
+    kStep(device, a);
+    double squares = 0;
+    for (const double g : to_doubles(grad)) squares += g * g;
+    const bool right = std::abs(to_doubles(state)[0] - std::sqrt(squares)) < 1e-9;
+    return std::pair(right, std::vector{a.param, a.m, a.v, state});
+  });
+}
+
+}  // namespace
+
+std::vector<KernelCase> kernel_cases(DType dtype) {
+  std::vector<KernelCase> cases = {elementwise(dtype), adamw(dtype)};
+  for (OpCase c : {activations(), attention(), attention_in_parts(), cross_entropy(), embedding(), goose(),
+                   linear(), norms(), rope(), token_shift(), wkv5(), wkv6(), wkv7()})
+    cases.push_back({c.name(), c.on_emul(dtype)});
+  return cases;
+}
+
+}  // namespace rookery::test

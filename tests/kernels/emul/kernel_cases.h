@@ -1,0 +1,21 @@
+// kernel_cases.h: small cases that between them launch every kernel of the program and come by every barrier
+// of it (every_kernel_test.cpp sees to that). A new kernel needs a case in kernel_cases.cpp.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor/dtype.h"
+
+namespace rookery::test {
+
+struct KernelCase {
+  std::string name;
+  std::function<bool()> passes;  // runs it; false where the result is wrong or not that of the first run
+};
+
+// With activations in `dtype`, kF32 or kBF16.
+std::vector<KernelCase> kernel_cases(DType dtype);
+
+}  // namespace rookery::test
