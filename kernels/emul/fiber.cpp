@@ -23,13 +23,16 @@
 #endif
 
 // Saves what the ABI wants preserved on the stack, stores the stack pointer at *save, loads `load`, restores.
-#if defined(__x86_64__)
+#if !defined(ROOKERY_UCONTEXT)
 extern "C" void rookery_switch_stack(void** save, void* load);
 asm(R"(
 .text
 .p2align 4
-.type rookery_switch_stack, @function
+.type rookery_switch_stack, STT_FUNC
 rookery_switch_stack:
+)"
+#if defined(__x86_64__)
+    R"(
   pushq %rbp
   pushq %rbx
   pushq %r12
@@ -45,39 +48,31 @@ rookery_switch_stack:
   popq %rbx
   popq %rbp
   ret
-.size rookery_switch_stack, . - rookery_switch_stack
-)");
-#elif defined(__aarch64__)
-extern "C" void rookery_switch_stack(void** save, void* load);
-asm(R"(
-.text
-.p2align 4
-.type rookery_switch_stack, %function
-rookery_switch_stack:
+)"
+#else
+    R"(
+.macro each_pair move
+  \move x19, x20, [sp, #16]
+  \move x21, x22, [sp, #32]
+  \move x23, x24, [sp, #48]
+  \move x25, x26, [sp, #64]
+  \move x27, x28, [sp, #80]
+  \move d8, d9, [sp, #96]
+  \move d10, d11, [sp, #112]
+  \move d12, d13, [sp, #128]
+  \move d14, d15, [sp, #144]
+.endm
   stp x29, x30, [sp, #-160]!
-  stp x19, x20, [sp, #16]
-  stp x21, x22, [sp, #32]
-  stp x23, x24, [sp, #48]
-  stp x25, x26, [sp, #64]
-  stp x27, x28, [sp, #80]
-  stp d8, d9, [sp, #96]
-  stp d10, d11, [sp, #112]
-  stp d12, d13, [sp, #128]
-  stp d14, d15, [sp, #144]
+  each_pair stp
   mov x9, sp
   str x9, [x0]
   mov sp, x1
-  ldp x19, x20, [sp, #16]
-  ldp x21, x22, [sp, #32]
-  ldp x23, x24, [sp, #48]
-  ldp x25, x26, [sp, #64]
-  ldp x27, x28, [sp, #80]
-  ldp d8, d9, [sp, #96]
-  ldp d10, d11, [sp, #112]
-  ldp d12, d13, [sp, #128]
-  ldp d14, d15, [sp, #144]
+  each_pair ldp
   ldp x29, x30, [sp], #160
   ret
+)"
+#endif
+    R"(
 .size rookery_switch_stack, . - rookery_switch_stack
 )");
 #endif

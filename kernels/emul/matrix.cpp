@@ -78,10 +78,6 @@ struct MultiplyOperand {
   const float* c;
 };
 
-float low(uint32_t reg) { return std::bit_cast<float>(reg << 16); }
-float high(uint32_t reg) { return std::bit_cast<float>(reg & 0xffff0000u); }
-float tf32(uint32_t reg) { return std::bit_cast<float>(reg & 0xffffe000u); }
-
 // d = a b + c with a [16, K], b [K, 8]. The products are exact in float; they are added one after the other,
 // in the order of k or, where the options say so, in an order drawn anew for each operation.
 template <int K>
@@ -107,35 +103,31 @@ void multiply(const Operands& operands, const std::array<std::array<float, K>, 1
   for_accumulators([](MultiplyOperand& operand, size_t i, float& value) { operand.d[i] = value; });
 }
 
-void multiply_bf16(const Operands& operands, uint32_t) {
-  std::array<std::array<float, 16>, 16> a;
-  std::array<std::array<float, 8>, 16> b;
+// The matrices from the fragments of the lanes, V values in a register: value_of(register, which of them).
+template <int V, class ValueOf>
+void multiply_fragments(const Operands& operands, const ValueOf& value_of) {
+  std::array<std::array<float, 8 * V>, 16> a;
+  std::array<std::array<float, 8>, 8 * V> b;
   for (size_t lane = 0; lane < kWarpSize; ++lane) {
     const auto& operand = *static_cast<MultiplyOperand*>(operands[lane]);
     const size_t g = lane / 4, q = lane % 4;
-    for (size_t r = 0; r < 4; ++r) {
-      const size_t row = g + r % 2 * 8, k = 2 * q + r / 2 * 8;
-      a[row][k] = low(operand.a[r]);
-      a[row][k + 1] = high(operand.a[r]);
-    }
-    for (size_t r = 0; r < 2; ++r) {
-      b[2 * q + 8 * r][g] = low(operand.b[r]);
-      b[2 * q + 8 * r + 1][g] = high(operand.b[r]);
+    for (size_t v = 0; v < V; ++v) {
+      for (size_t r = 0; r < 4; ++r) a[g + r % 2 * 8][V * (q + r / 2 * 4) + v] = value_of(operand.a[r], v);
+      for (size_t r = 0; r < 2; ++r) b[V * (q + r * 4) + v][g] = value_of(operand.b[r], v);
     }
   }
-  multiply<16>(operands, a, b);
+  multiply<8 * V>(operands, a, b);
+}
+
+void multiply_bf16(const Operands& operands, uint32_t) {
+  multiply_fragments<2>(operands, [](uint32_t reg, size_t v) {
+    return std::bit_cast<float>(v == 0 ? reg << 16 : reg & 0xffff0000u);
+  });
 }
 
 void multiply_tf32(const Operands& operands, uint32_t) {
-  std::array<std::array<float, 8>, 16> a;
-  std::array<std::array<float, 8>, 8> b;
-  for (size_t lane = 0; lane < kWarpSize; ++lane) {
-    const auto& operand = *static_cast<MultiplyOperand*>(operands[lane]);
-    const size_t g = lane / 4, q = lane % 4;
-    for (size_t r = 0; r < 4; ++r) a[g + r % 2 * 8][q + r / 2 * 4] = tf32(operand.a[r]);
-    for (size_t r = 0; r < 2; ++r) b[q + 4 * r][g] = tf32(operand.b[r]);
-  }
-  multiply<8>(operands, a, b);
+  multiply_fragments<1>(operands,
+                        [](uint32_t reg, size_t) { return std::bit_cast<float>(reg & 0xffffe000u); });
 }
 
 }  // namespace

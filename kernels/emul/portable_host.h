@@ -60,22 +60,16 @@ T shuffle(emulator::ShuffleKind kind, T value, int argument, int width, uint32_t
   std::memcpy(&value, &word, sizeof(T));
   return value;
 }
-template <class T>
-T shfl(T value, int lane, int width = 32, uint32_t mask = kAllLanes, Site site = Here::current()) {
-  return shuffle(emulator::ShuffleKind::kLane, value, lane, width, mask, site);
-}
-template <class T>
-T shfl_up(T value, int distance, int width = 32, uint32_t mask = kAllLanes, Site site = Here::current()) {
-  return shuffle(emulator::ShuffleKind::kUp, value, distance, width, mask, site);
-}
-template <class T>
-T shfl_down(T value, int distance, int width = 32, uint32_t mask = kAllLanes, Site site = Here::current()) {
-  return shuffle(emulator::ShuffleKind::kDown, value, distance, width, mask, site);
-}
-template <class T>
-T shfl_xor(T value, int lane_mask, int width = 32, uint32_t mask = kAllLanes, Site site = Here::current()) {
-  return shuffle(emulator::ShuffleKind::kXor, value, lane_mask, width, mask, site);
-}
+#define RK_SHUFFLE(name, kind, argument)                                                                  \
+  template <class T>                                                                                      \
+  T name(T value, int argument, int width = 32, uint32_t mask = kAllLanes, Site site = Here::current()) { \
+    return shuffle(emulator::ShuffleKind::kind, value, argument, width, mask, site);                      \
+  }
+RK_SHUFFLE(shfl, kLane, lane)
+RK_SHUFFLE(shfl_up, kUp, distance)
+RK_SHUFFLE(shfl_down, kDown, distance)
+RK_SHUFFLE(shfl_xor, kXor, lane_mask)
+#undef RK_SHUFFLE
 inline uint32_t ballot(bool predicate, uint32_t mask = kAllLanes, Site site = Here::current()) {
   return emulator::ballot(predicate, mask, site);
 }
