@@ -89,20 +89,24 @@ std::vector<Place> places(const std::vector<uintptr_t>& addresses) {
   constexpr size_t kAtOnce = 1000;  // of a command line
   std::vector<Place> found(addresses.size());
   for (size_t begin = 0; begin < addresses.size(); begin += kAtOnce) {
-    const size_t end = std::min(begin + kAtOnce, addresses.size());
     std::string list;
-    for (size_t i = begin; i < end; ++i) {
+    for (size_t i = begin; i < std::min(begin + kAtOnce, addresses.size()); ++i) {
       const std::string address = address_in_file(addresses[i]);
       list += str(" ", address.empty() ? "0" : address);
     }
-    const std::vector<std::string> lines = addr2line("-f -C", list);
-    if (lines.size() != 2 * (end - begin)) continue;
-    for (size_t i = begin; i < end; ++i) {
-      const std::string& function = lines[2 * (i - begin)];
-      const std::string& place = lines[2 * (i - begin) + 1];
-      const size_t colon = place.rfind(':');
-      if (place[0] == '?' || colon == std::string::npos) continue;
-      found[i] = {place.substr(0, colon), std::atoi(place.c_str() + colon + 1), plain_name(function)};
+    // For each address a line with it, then a function and a place, and those that it was inlined to.
+    const std::vector<std::string> lines = addr2line("-a -i -f -C", list);
+    size_t next = begin;
+    for (size_t l = 0; l + 2 < lines.size(); ++l) {
+      if (!lines[l].starts_with("0x")) continue;
+      Place& place = found[next++];
+      for (size_t f = l + 1; f + 1 < lines.size() && !lines[f].starts_with("0x"); f += 2) {
+        const std::string& where = lines[f + 1];
+        const size_t colon = where.rfind(':');
+        if (where[0] == '?' || colon == std::string::npos) break;
+        place = {where.substr(0, colon), std::atoi(where.c_str() + colon + 1), plain_name(lines[f])};
+        if (place.file.find("/portable") == std::string::npos) break;
+      }
     }
   }
   return found;

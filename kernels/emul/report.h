@@ -16,7 +16,8 @@ std::string ranges(const std::vector<int>& numbers);
 std::string source_line(uintptr_t return_address);
 
 // Where the code at an address of this program stands: {"/src/a.cu", 12, "my_kernel"}, the name without
-// namespaces and arguments. Of a return address ask for the byte before. Empty where addr2line has no answer.
+// namespaces and arguments; of what is inlined from portable.h the place that calls it. Of a return address
+// ask for the byte before. Empty where addr2line has no answer.
 struct Place {
   std::string file;
   int line = 0;

@@ -58,9 +58,9 @@ OpCase activations() {
   });
 }
 
-OpCase attention() {
+OpCase attention(int64_t D) {
   OpCase c = make_case(
-      "attention", {{"q", {1, 40, 2, 12}}, {"k", {1, 40, 1, 12}}, {"v", {1, 40, 1, 12}}}, [](const In& in) {
+      "attention", {{"q", {1, 40, 2, D}}, {"k", {1, 40, 1, D}}, {"v", {1, 40, 1, D}}}, [](const In& in) {
         return Vars{ops::attention(in["q"], in["k"], in["v"], {0.3, 0, in["starts"].value(), {}})};
       });
   c.integers("starts", {1, 40}, DType::kU8, marks(40, {2, 35}));
@@ -176,13 +176,13 @@ OpCase token_shift() {
   return c;
 }
 
-// Tokens of two segments; a head that its padding is more than.
-constexpr int64_t kTokens = kWkv6GpuSegment + 6, kHead = 12;
+// Tokens of two segments.
+constexpr int64_t kTokens = kWkv6GpuSegment + 6;
 static_assert(kWkv6GpuSegment == kWkv7GpuSegment);
-OpCase wkv(const std::string& name, const std::vector<Input>& more,
+OpCase wkv(const std::string& name, int64_t N, const std::vector<Input>& more,
            const std::function<ops::WkvOut(const In&)>& run) {
-  const Shape rows{1, kTokens, 1, kHead};
-  std::vector<Input> inputs{{"r", rows}, {"k", rows}, {"v", rows}, {"state0", {1, 1, kHead, kHead}}};
+  const Shape rows{1, kTokens, 1, N};
+  std::vector<Input> inputs{{"r", rows}, {"k", rows}, {"v", rows}, {"state0", {1, 1, N, N}}};
   inputs.insert(inputs.end(), more.begin(), more.end());
   OpCase c = make_case(name, inputs, [run](const In& in) {
     const ops::WkvOut out = run(in);
@@ -192,19 +192,22 @@ OpCase wkv(const std::string& name, const std::vector<Input>& more,
   c.keep_f32("state0");
   return c;
 }
-OpCase wkv5() {
-  return wkv("wkv5", {{"w", {1, kHead}, {-4, 1}}, {"u", {1, kHead}}}, [](const In& in) {
+OpCase wkv5(int64_t N) {
+  return wkv("wkv5", N, {{"w", {1, N}, {-4, 1}}, {"u", {1, N}}}, [](const In& in) {
     return ops::wkv5(in["r"], in["k"], in["v"], in["w"], in["u"], in["state0"], in["starts"].value());
   });
 }
-OpCase wkv6() {
-  return wkv("wkv6", {{"w", {1, kTokens, 1, kHead}, {-4, 1}}, {"u", {1, kHead}}}, [](const In& in) {
+OpCase wkv6(int64_t N) {
+  return wkv("wkv6", N, {{"w", {1, kTokens, 1, N}, {-4, 1}}, {"u", {1, N}}}, [](const In& in) {
     return ops::wkv6(in["r"], in["k"], in["v"], in["w"], in["u"], in["state0"], in["starts"].value());
   });
 }
-OpCase wkv7() {
-  const Shape rows{1, kTokens, 1, kHead};
-  return wkv("wkv7", {{"w", rows, {-4, 4}}, {"a", rows, {-0.5, 0.5}}, {"b", rows, {-0.5, 0.5}}},
+OpCase wkv7(int64_t N) {
+  const Shape rows{1, kTokens, 1, N};
+  // As long as the keys of the model, so that the state does not grow with time.
+  const double length = std::sqrt(3.0 / static_cast<double>(N));
+  return wkv("wkv7", N,
+             {{"w", rows, {-4, 4}}, {"a", rows, {-length, length}}, {"b", rows, {-length, length}}},
              [](const In& in) {
                const ops::Wkv7Out out = ops::wkv7(in["r"], in["w"], in["k"], in["v"], in["a"], in["b"],
                                                   Wkv7Decay::kSigmoid, in["state0"], in["starts"].value());
@@ -276,10 +279,10 @@ KernelCase adamw(DType dtype) {
 
 }  // namespace
 
-std::vector<KernelCase> kernel_cases(DType dtype) {
+std::vector<KernelCase> kernel_cases(DType dtype, int64_t head) {
   std::vector<KernelCase> cases = {elementwise(dtype), adamw(dtype)};
-  for (OpCase c : {activations(), attention(), attention_in_parts(), cross_entropy(), embedding(), goose(),
-                   linear(), norms(), rope(), token_shift(), wkv5(), wkv6(), wkv7()})
+  for (OpCase c : {activations(), attention(head), attention_in_parts(), cross_entropy(), embedding(),
+                   goose(), linear(), norms(), rope(), token_shift(), wkv5(head), wkv6(head), wkv7(head)})
     cases.push_back({c.name(), c.on_emul(dtype)});
   return cases;
 }

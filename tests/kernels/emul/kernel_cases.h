@@ -2,6 +2,7 @@
 // of it (every_kernel_test.cpp sees to that). A new kernel needs a case in kernel_cases.cpp.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -15,7 +16,7 @@ struct KernelCase {
   std::function<bool()> passes;  // runs it; false where the result is wrong or not that of the first run
 };
 
-// With activations in `dtype`, kF32 or kBF16.
-std::vector<KernelCase> kernel_cases(DType dtype);
+// With activations in `dtype`, kF32 or kBF16, and heads of `head` channels.
+std::vector<KernelCase> kernel_cases(DType dtype, int64_t head = 12);
 
 }  // namespace rookery::test
