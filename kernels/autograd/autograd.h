@@ -31,6 +31,24 @@ std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs
 Var record(std::string_view name, std::initializer_list<Var> inputs, const Tensor& output,
            std::function<void(const Tensor& grad_output, Grads& grads)> body);
 
+// What a checkpointed segment holds for its second run, besides what it reads from outside.
+enum class Keep : uint8_t {
+  kNothing,  // everything is computed again
+  kDear,     // what its ops computed by dear() is not, where it is needed
+};
+
+// Calls `segment`, of which the tape holds nothing that its ops save, and calls it again when backward comes
+// to it: memory for time. Values, gradients and the order in which leaves become ready are those of a plain
+// call, to the bit. `segment` holds the Vars that it reads and returns those that others will read; its
+// second call must find what the first found. Without a tape, a plain call. One within another is refused.
+std::vector<Var> checkpoint(Tape* tape, std::function<std::vector<Var>()> segment, Keep keep);
+
+// Used by ops of `inputs` whose outputs cost more to compute again than to keep (matrix products,
+// recurrences, attention), or are all that is needed of such inputs (sums): what `compute` returns, or did in
+// the first run of a segment.
+std::vector<Tensor> dear(std::initializer_list<Var> inputs,
+                         const std::function<std::vector<Tensor>()>& compute);
+
 // How the global tensor is cut over ranks: plain data, parallel/ gives it meaning.
 struct ShardSpec {
   int split_dim = -1;         // -1: whole
@@ -68,7 +86,7 @@ class Var {
   Var(Tensor value, Tape* tape, int32_t slot) : value_(std::move(value)), tape_(tape), slot_(slot) {}
   Tensor value_;
   Tape* tape_ = nullptr;
-  int32_t slot_ = -1;
+  int32_t slot_ = -1;  // beside a tape: made in the first run of a checkpointed segment
 };
 
 // Where a backward body writes the gradient of one input: overwrite `tensor`, or add to it. Its dtype is the
@@ -121,6 +139,8 @@ class Tape {
   friend class Grads;
   friend std::vector<Var> record(std::string_view, std::initializer_list<Var>, std::span<const Tensor>,
                                  Backward);
+  friend std::vector<Var> checkpoint(Tape*, std::function<std::vector<Var>()>, Keep);
+  friend std::vector<Tensor> dear(std::initializer_list<Var>, const std::function<std::vector<Tensor>()>&);
   struct Slot {
     Shape shape;
     DType dtype;
@@ -135,6 +155,29 @@ class Tape {
     int32_t first_output = 0, num_outputs = 0;
     Backward body;
   };
+  // Of checkpoint(). In its first run ops record nothing, in its second they record themselves.
+  struct Kept {
+    Tensor tensor;
+    Shape shape;
+    DType dtype = DType::kF32;
+    Device* device = nullptr;  // null: the op has no such output
+    bool needed = false;       // saved by an op, or read by one that runs again
+  };
+  struct Segment {
+    std::function<std::vector<Var>()> body;
+    Keep keep;
+    bool first_run = true;
+    std::vector<int32_t> leaves = {};          // slots of those that it uses
+    std::vector<std::vector<Kept>> dear = {};  // in the order of the calls
+    size_t next_dear = 0;
+
+    void note(std::initializer_list<Var> inputs, std::span<const Tensor> outputs, Backward& body);
+    std::vector<Tensor> next();
+    void end_first_run();
+  };
+  std::vector<Var> run(Segment& segment);
+  std::vector<Var> add_segment(std::function<std::vector<Var>()> body, Keep keep);
+  void unfold(Segment& segment, std::span<const Tensor> grad_outputs);
   int32_t add_slot(const Tensor& value);
   void add_gradient(int32_t slot, const Tensor& grad);
   void run_backward();
@@ -143,6 +186,7 @@ class Tape {
   std::vector<Node> nodes_;
   std::unordered_map<Parameter*, int32_t> leaves_;
   std::function<void(Parameter&)> leaf_ready_;
+  Segment* segment_ = nullptr;  // the one that runs
 };
 
 }  // namespace rookery

@@ -39,9 +39,21 @@ std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs
     vars.assign(outputs.begin(), outputs.end());
     return vars;
   }
+  if (tape->segment_ && tape->segment_->first_run) {
+    std::vector<int32_t>& leaves = tape->segment_->leaves;
+    for (const Var& in : inputs)
+      if (in.slot_ >= 0 && tape->slots_[in.slot_].leaf &&
+          std::find(leaves.begin(), leaves.end(), in.slot_) == leaves.end())
+        leaves.push_back(in.slot_);
+    tape->segment_->note(inputs, outputs, body);
+    for (const Tensor& out : outputs) vars.push_back(Var(out, tape, -1));
+    return vars;
+  }
   Tape::Node node;
   node.name = name;
   for (const Var& in : inputs) {
+    RK_CHECK(!in.tracked() || in.slot_ >= 0, "[", name,
+             "] reads what a checkpointed segment made and did not return");
     node.inputs.push_back(in.slot_);
     if (in.slot_ >= 0 && tape->slots_[in.slot_].leaf) ++tape->slots_[in.slot_].uses;
   }
@@ -62,6 +74,106 @@ Var record(std::string_view name, std::initializer_list<Var> inputs, const Tenso
                 [body = std::move(body)](std::span<const Tensor> grads_out, Grads& grads) {
                   body(grads_out[0], grads);
                 })[0];
+}
+
+std::vector<Var> checkpoint(Tape* tape, std::function<std::vector<Var>()> segment, Keep keep) {
+  return tape ? tape->add_segment(std::move(segment), keep) : segment();
+}
+
+std::vector<Var> Tape::run(Segment& segment) {
+  RK_CHECK(segment_ == nullptr, "[checkpoint] a segment within another");
+  struct Ended {
+    Segment*& running;
+    ~Ended() { running = nullptr; }
+  } ended{segment_ = &segment};
+  return segment.body();
+}
+
+std::vector<Var> Tape::add_segment(std::function<std::vector<Var>()> body, Keep keep) {
+  const auto segment = std::make_shared<Segment>(Segment{std::move(body), keep});
+  std::vector<Var> results = run(*segment);
+  segment->end_first_run();
+  Node node;
+  node.name = "checkpoint";
+  node.first_output = static_cast<int32_t>(slots_.size());
+  for (Var& result : results) {
+    if (!result.tracked() || result.slot_ >= 0) continue;  // a constant, or from outside
+    result.slot_ = add_slot(result.value_);
+    ++node.num_outputs;
+  }
+  if (node.num_outputs == 0) return results;
+  node.inputs = segment->leaves;
+  for (const int32_t leaf : node.inputs) ++slots_[leaf].uses;
+  node.body = [this, segment](std::span<const Tensor> grad_outputs, Grads&) {
+    unfold(*segment, grad_outputs);
+  };
+  nodes_.push_back(std::move(node));
+  return results;
+}
+
+// In the place of a segment's node come the nodes of its ops: the walk goes on with the last of them, and
+// gradients meet in the order of a plain call.
+void Tape::unfold(Segment& segment, std::span<const Tensor> grad_outputs) {
+  const auto first_slot = static_cast<int32_t>(slots_.size());
+  size_t made = 0;
+  for (const Var& result : run(segment)) {
+    if (result.slot_ < first_slot) continue;
+    RK_CHECK(made < grad_outputs.size(), "[checkpoint] the second run of a segment returns more");
+    const Tensor& grad = grad_outputs[made++];
+    if (grad.defined()) add_gradient(result.slot_, grad);
+  }
+  RK_CHECK(made == grad_outputs.size() && segment.next_dear == segment.dear.size(),
+           "[checkpoint] the second run of a segment is another than the first");
+}
+
+std::vector<Tensor> dear(std::initializer_list<Var> inputs,
+                         const std::function<std::vector<Tensor>()>& compute) {
+  const auto tracked = std::find_if(inputs.begin(), inputs.end(), [](const Var& in) { return in.tracked(); });
+  Tape::Segment* segment = tracked == inputs.end() ? nullptr : tracked->tape()->segment_;
+  if (segment == nullptr || segment->keep != Keep::kDear) return compute();
+  if (!segment->first_run) return segment->next();
+  std::vector<Tensor> tensors = compute();
+  std::vector<Tape::Kept>& kept = segment->dear.emplace_back();
+  for (const Tensor& t : tensors)
+    kept.push_back(t.defined() ? Tape::Kept{t, t.shape(), t.dtype(), &t.device()} : Tape::Kept{});
+  return tensors;
+}
+
+// Of an op in the first run: which dear tensors its second run will read or hand to its backward body.
+void Tape::Segment::note(std::initializer_list<Var> inputs, std::span<const Tensor> outputs,
+                         Backward& saved) {
+  std::vector<std::pair<Kept*, int64_t>> holders;
+  bool runs_again = true;  // unless its outputs are dear themselves, or views of such
+  for (std::vector<Kept>& of_op : dear)
+    for (Kept& kept : of_op) {
+      if (kept.device == nullptr) continue;
+      holders.emplace_back(&kept, kept.tensor.holders());
+      for (const Tensor& out : outputs) runs_again = runs_again && !out.shares(kept.tensor);
+    }
+  saved = nullptr;
+  for (auto& [kept, before] : holders) {
+    kept->needed = kept->needed || kept->tensor.holders() < before;
+    for (const Var& in : inputs)
+      kept->needed = kept->needed || (runs_again && in.value().shares(kept->tensor));
+  }
+}
+
+void Tape::Segment::end_first_run() {
+  first_run = false;
+  for (std::vector<Kept>& of_op : dear)
+    for (Kept& kept : of_op)
+      if (!kept.needed) kept.tensor = Tensor();
+}
+
+// In the second run. What nobody needs is memory without values.
+std::vector<Tensor> Tape::Segment::next() {
+  RK_CHECK(next_dear < dear.size(), "[checkpoint] the second run of a segment has more ops than the first");
+  std::vector<Tensor> tensors;
+  for (Kept& kept : dear[next_dear++]) {
+    const bool hollow = kept.device != nullptr && !kept.needed;
+    tensors.push_back(hollow ? empty(kept.shape, kept.dtype, *kept.device) : std::move(kept.tensor));
+  }
+  return tensors;
 }
 
 Var Var::reshape(const Shape& new_shape) const {
@@ -149,7 +261,7 @@ void Tape::backward(const Var& loss, const Tensor* seed) {
 
 void Tape::backward(std::span<const std::pair<Var, Tensor>> seeds) {
   for (const auto& [var, grad] : seeds) {
-    RK_CHECK(var.tape() == this, "[backward] the loss is not on this tape");
+    RK_CHECK(var.tape() == this && var.slot_ >= 0, "[backward] the loss is not on this tape");
     add_gradient(var.slot_, grad);
   }
   run_backward();
@@ -157,22 +269,24 @@ void Tape::backward(std::span<const std::pair<Var, Tensor>> seeds) {
 
 void Tape::run_backward() {
   std::vector<Tensor> grads_out;
-  for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
+  while (!nodes_.empty()) {  // a body may add nodes: those of its segment
+    Node node = std::move(nodes_.back());
+    nodes_.pop_back();
     grads_out.clear();
     bool any = false;
-    for (int32_t i = 0; i < node->num_outputs; ++i) {
-      Slot& slot = slots_[node->first_output + i];
+    for (int32_t i = 0; i < node.num_outputs; ++i) {
+      Slot& slot = slots_[node.first_output + i];
       grads_out.push_back(std::exchange(slot.grad, Tensor()));
       any = any || grads_out.back().defined();
     }
     if (any) {
-      const Range range(*slots_[node->first_output].device, node->name);
-      Grads grads(*this, node->inputs);
-      node->body(grads_out, grads);
+      const Range range(*slots_[node.first_output].device, node.name);
+      Grads grads(*this, node.inputs);
+      node.body(grads_out, grads);
       grads.settle();
     }
-    node->body = nullptr;  // frees what the op had saved
-    for (const int32_t input : node->inputs) {
+    node.body = nullptr;  // frees what the op had saved
+    for (const int32_t input : node.inputs) {
       if (input < 0 || !slots_[input].leaf) continue;
       if (--slots_[input].uses == 0 && leaf_ready_) leaf_ready_(*slots_[input].leaf);
     }

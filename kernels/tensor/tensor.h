@@ -80,6 +80,8 @@ class Tensor {
   Tensor reshape(Shape shape) const;                       // same number of elements
   Tensor narrow(int64_t begin, int64_t count) const;       // rows [begin, begin + count) of dim 0
   bool unique() const { return block_.use_count() == 1; }  // nobody else holds the block
+  int64_t holders() const { return block_.use_count(); }   // of the block
+  bool shares(const Tensor& other) const { return block_ == other.block_; }
 
  private:
   struct Block {

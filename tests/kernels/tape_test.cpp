@@ -1,8 +1,9 @@
 // tape_test.cpp: gradients reach every use of a value once, memory that is shared between gradients is never
-// written to, and a leaf is ready exactly after its last use.
+// written to, a leaf is ready exactly after its last use, and checkpointed segments change none of that.
 #include <gtest/gtest.h>
 
 #include <map>
+#include <optional>
 
 #include "kernels/autograd/autograd.h"
 #include "kernels/ops/activation/activation.h"
@@ -156,6 +157,156 @@ TEST_F(TapeTest, LeafOfAnUnusedBranchIsReady) {
   tape.backward(loss);
   EXPECT_EQ(order, (std::vector<std::string>{"q", "p"}));
   EXPECT_FALSE(q.grad_written);
+}
+
+// Two inputs, one used in the segment and after it too, a leaf inside and outside; of the three results one
+// is an input passed on.
+TEST_F(TapeTest, ASegmentChangesNeitherGradientsNorTheOrderOfLeaves) {
+  Parameter p = parameter("p", {2, -1}), q = parameter("q", {0.3, 3});
+  struct Seen {
+    Values p, q, x, y;
+    std::vector<std::string> order;
+    bool operator==(const Seen&) const = default;
+  };
+  const auto run = [&](std::optional<Keep> keep) {
+    Seen seen;
+    Tape tape;
+    tape.on_leaf_ready([&](Parameter& leaf) { seen.order.push_back(leaf.name); });
+    p.grad_written = q.grad_written = false;
+    const Var x = tape.watch(tensor({0.7, 5})), y = tape.watch(tensor({0.1, -2}));
+    const Var early = ops::sigmoid_mul(tape.leaf(p), x);
+    int runs = 0;
+    const auto segment = [&, x, y, early]() -> std::vector<Var> {
+      ++runs;
+      const Var a = ops::tanh(ops::add(early, ops::sigmoid_mul(tape.leaf(q), x)));
+      const Var b = ops::relu_sq(ops::add(a, ops::sigmoid_mul(y, tape.leaf(p))));
+      return {a, y, ops::silu_mul(a, b), Var(x.value())};
+    };
+    const std::vector<Var> out = keep ? checkpoint(&tape, segment, *keep) : segment();
+    EXPECT_FALSE(out[3].tracked());
+    const Var z = ops::add(ops::sigmoid_mul(out[0], out[1]), ops::silu_mul(out[2], x));
+    backward(tape, ops::add(z, ops::relu_sq(tape.leaf(q))), {1, 0.9});
+    EXPECT_EQ(runs, keep ? 2 : 1);
+    seen.p = to_doubles(p.grad), seen.q = to_doubles(q.grad);
+    seen.x = to_doubles(tape.grad(x)), seen.y = to_doubles(tape.grad(y));
+    return seen;
+  };
+  const Seen plain = run({});
+  EXPECT_EQ(plain.order, (std::vector<std::string>{"q", "p"}));
+  for (const Keep keep : {Keep::kNothing, Keep::kDear}) EXPECT_EQ(run(keep), plain) << static_cast<int>(keep);
+}
+
+TEST_F(TapeTest, ASegmentHoldsWhatItWasAskedTo) {
+  const auto w = tensor({1, 2, 3, 4}).reshape({2, 2}), x0 = tensor({1, -2}).reshape({1, 2});
+  const auto live = [&](std::optional<Keep> keep) {  // bytes between forward and backward, without x and w
+    Tape tape;
+    const size_t before = device.arena().persistent_bytes();
+    const Var x = tape.watch(x0);
+    const auto segment = [&, x]() -> std::vector<Var> {
+      const Var h = ops::matmul(x, Var(w));                             // dear and saved
+      const Var y = ops::add(x, ops::matmul(ops::relu_sq(h), Var(w)));  // dear, but nobody reads them
+      return {y};
+    };
+    const std::vector<Var> out = keep ? checkpoint(&tape, segment, *keep) : segment();
+    return device.arena().persistent_bytes() - before;
+  };
+  // A block is at least 64 bytes. `out` is one; relu_sq keeps its result, of which the product keeps the
+  // same.
+  EXPECT_EQ(live({}), 2 * 64U);
+  EXPECT_EQ(live(Keep::kNothing), 64U);
+  EXPECT_EQ(live(Keep::kDear), 2 * 64U);
+}
+
+// A product that is kept is not computed twice; one that nobody needs is neither kept nor computed.
+TEST_F(TapeTest, DearTensorsAreComputedOnce) {
+  Tape tape;
+  int computed = 0;
+  const auto op = [&](const Var& x, bool saves) {
+    const Tensor y = dear({x}, [&] {
+      ++computed;
+      return std::vector{sum_of(x.value(), x.value())};
+    })[0];
+    const Tensor saved = saves ? y : Tensor();
+    return record("twice", {x}, y, [saved](const Tensor& dy, Grads& g) {
+      if (saved.defined()) {
+        EXPECT_EQ(to_doubles(saved), Values{6});
+      }
+      g.give(0, sum_of(dy, dy));
+    });
+  };
+  const Var x = tape.watch(tensor({3}));
+  const auto out = checkpoint(
+      &tape, [&, x] { return std::vector{op(op(x, true), false)}; }, Keep::kDear);
+  EXPECT_EQ(to_doubles(out[0].value()), Values{12});
+  backward(tape, out[0], {1});
+  EXPECT_EQ(computed, 2);
+  EXPECT_EQ(to_doubles(tape.grad(x)), Values{4});
+}
+
+TEST_F(TapeTest, ASegmentThatNobodyUses) {
+  Parameter p = parameter("p", {2}), q = parameter("q", {3});
+  std::vector<std::string> order;
+  int runs = 0;
+  Tape tape;
+  tape.on_leaf_ready([&](Parameter& leaf) { order.push_back(leaf.name); });
+  const Var loss = ops::relu_sq(tape.leaf(p));
+  checkpoint(
+      &tape,
+      [&] {
+        ++runs;
+        return std::vector{ops::relu_sq(tape.leaf(q))};
+      },
+      Keep::kNothing);
+  tape.backward(loss);
+  EXPECT_EQ(runs, 1);
+  EXPECT_EQ(order, (std::vector<std::string>{"q", "p"}));
+  EXPECT_FALSE(q.grad_written);
+}
+
+TEST_F(TapeTest, ASegmentOfConstantsIsAPlainCall) {
+  int runs = 0;
+  const auto segment = [&] {
+    ++runs;
+    return std::vector{ops::relu_sq(Var(tensor({2})))};
+  };
+  Tape tape;
+  for (Tape* on : {&tape, static_cast<Tape*>(nullptr)}) {
+    const Var y = checkpoint(on, segment, Keep::kDear)[0];
+    EXPECT_FALSE(y.tracked());
+    EXPECT_EQ(to_doubles(y.value()), Values{4});
+  }
+  EXPECT_EQ(runs, 2);
+}
+
+TEST_F(TapeTest, MistakesInSegmentsAreFound) {
+  Tape tape;
+  const Var x = tape.watch(tensor({1}));
+  Var leaked;
+  const auto leaking = [&, x] {
+    leaked = ops::relu_sq(x);
+    return std::vector{ops::relu_sq(leaked)};
+  };
+  EXPECT_THROW(checkpoint(
+                   &tape, [&] { return checkpoint(&tape, leaking, Keep::kNothing); }, Keep::kNothing),
+               Error);
+  const Var y = checkpoint(&tape, leaking, Keep::kNothing)[0];  // the refusal left nothing behind
+  EXPECT_THROW(ops::relu_sq(leaked), Error);
+  EXPECT_THROW(tape.backward(leaked), Error);
+  tape.backward(y);
+  EXPECT_EQ(to_doubles(tape.grad(x)), Values{4});
+  for (const bool more : {true, false}) {  // a second run that differs
+    Tape other;
+    const Var z = other.watch(tensor({1}));
+    bool again = false;
+    const Var out = checkpoint(
+        &other,
+        [&, z] {
+          const Var a = std::exchange(again, true) == more ? ops::add(z, z) : z;
+          return std::vector{ops::relu_sq(a)};
+        },
+        Keep::kDear)[0];
+    EXPECT_THROW(other.backward(out), Error);
+  }
 }
 
 TEST_F(TapeTest, MistakesAreFound) {

@@ -174,6 +174,8 @@ int run(const Arguments& a) {
   const int64_t B = a.integer("batch", 1, 1 << 20), T = a.integer("seq-len", 1, 1 << 24),
                 repeat = a.integer("repeat", 1, 1000);
   Bench bench(loop::make_session(std::move(config)), B, T);
+  bench.session().model->recompute =
+      recompute_from_string(a.one_of("recompute", {"none", "selective", "block"}));
 
   const std::vector<Product> products = products_of(*bench.session().model);
   // With bf16 the same is measured in fp32, for comparison.
@@ -284,6 +286,7 @@ Command bench_step_command() {
                {"seq-len", "T", "tokens of a sequence", "512"},
                {"vocab", "V", "vocabulary", "8192"},
                {"precision", "P", "fp32, bf16 or fp64", "fp32"},
+               {"recompute", "KIND", "none, selective or block: recipe.recompute", "none"},
                {"threads", "N", "threads; 0: all cores", "0"},
                {"repeat", "R", "measured steps", "7"},
                {"json", "", "machine-readable output"}};

@@ -10,6 +10,7 @@
 #include "trainer/models/registry.h"
 #include "trainer/plan/cache.h"
 #include "trainer/plan/count.h"
+#include "trainer/plan/step.h"
 
 namespace rookery::cli {
 namespace {
@@ -114,6 +115,65 @@ nlohmann::json cache(const std::string& file, const Arguments& a) {
   return result;
 }
 
+// A step of so many blocks on the meta device.
+plan::StepMemory step_memory(const config::RunConfig& c, const std::string& recompute, DType dtype) {
+  auto device = std::make_unique<Device>(DeviceType::kMeta, static_cast<int>(c.threads));
+  device->plans_for = c.device == "cuda" ? DeviceType::kCuda : DeviceType::kCpu;
+  const loop::Session s =
+      loop::make_session(config::parse_run(config::resolved_yaml(c), c.name), std::move(device));
+  s.model->recompute = recompute_from_string(recompute);
+  return plan::measure_step(*s.model, *s.device, dtype, c.recipe->micro_batch_size, c.data.seq_len);
+}
+
+nlohmann::json step(const std::string& file, const Arguments& a) {
+  const config::RunConfig c = load_config(file, a).config;
+  const bool gpu = c.device == "cuda";
+  const DType dtype = c.precision == "fp64"          ? DType::kF64
+                      : gpu && c.precision == "bf16" ? DType::kBF16
+                                                     : DType::kF32;
+  const auto model = make_model(*c.model);
+  const int64_t L = model->num_blocks(), D = model->embedding().global[1];
+  const int64_t B = c.recipe->micro_batch_size, T = c.data.seq_len;
+  std::vector<std::string> twice = a.overrides();
+  twice.push_back(str("model.num_layers=", 2 * L));
+  const config::RunConfig deeper = config::load_run({file}, twice).config;
+  nlohmann::json result{{"name", c.name},
+                        {"arch", c.model->arch()},
+                        {"device", gpu ? "cuda" : "cpu"},
+                        {"dtype", str(dtype)},
+                        {"micro_batch_size", B},
+                        {"seq_len", T},
+                        {"recompute", nlohmann::json::array()}};
+  for (const char* recompute : {"none", "selective", "block"}) {
+    const plan::StepMemory memory = step_memory(c, recompute, dtype);
+    const int64_t of_blocks = step_memory(deeper, recompute, dtype).at_once - memory.at_once;
+    model->recompute = recompute_from_string(recompute);
+    result["recompute"].push_back(
+        {{"kind", recompute},
+         {"bytes", memory.taken},
+         {"bytes_at_once", memory.at_once},
+         {"bytes_per_block_and_token", static_cast<double>(of_blocks) / static_cast<double>(L * B * T)},
+         {"flops_per_token",
+          loop::train_flops_per_token(*model, T) + loop::recomputed_flops_per_token(*model, T)}});
+  }
+  if (a.flag("json")) return result;
+
+  print(str(c.name, " (", c.model->arch(), "), L ", L, ", D ", D, ": activations in ", dtype, " of ", B,
+            " x ", T, " tokens, as on ", gpu ? "cuda" : "cpu"));
+  print(str("  ", left("recompute", 10), right("GiB", 9), right("at once", 10),
+            right("per block and token", 28), right("FLOPs per token", 18)));
+  for (const auto& row : result["recompute"]) {
+    const double each = row["bytes_per_block_and_token"].get<double>();
+    print(str("  ", left(row["kind"].get<std::string>(), 10),
+              right(loop::gib(row["bytes"].get<int64_t>()), 9),
+              right(loop::gib(row["bytes_at_once"].get<int64_t>()), 10),
+              right(str(fixed(each, 0), " bytes = ", fixed(each / static_cast<double>(D), 2), " D"), 28),
+              right(loop::human_count(row["flops_per_token"].get<double>()), 18)));
+  }
+  print("");
+  return result;
+}
+
 nlohmann::json paper(const Arguments& a) {
   nlohmann::json result{{"tokens", plan::kPaperTokens},
                         {"table", nlohmann::json::array()},
@@ -145,12 +205,12 @@ nlohmann::json paper(const Arguments& a) {
 }
 
 int run(const Arguments& a) {
-  const bool caches = a.flag("cache");
+  const bool caches = a.flag("cache"), steps = a.flag("step");
   if (a.positional().empty() && !caches)
     fail(ExitCode::kUsage, "CLI-01", "a configuration file is missing; see '", a.command(), " --help'");
   nlohmann::json all{{"runs", nlohmann::json::array()}};
   for (const std::string& file : a.positional())
-    all["runs"].push_back(caches ? cache(file, a) : count(file, a));
+    all["runs"].push_back(steps ? step(file, a) : caches ? cache(file, a) : count(file, a));
   if (caches) all["paper"] = paper(a);
   if (a.flag("json")) print(all.dump(2, ' ', false, nlohmann::json::error_handler_t::replace));
   return 0;
@@ -161,7 +221,7 @@ int run(const Arguments& a) {
 Command plan_command() {
   Command c;
   c.name = "plan";
-  c.summary = "parameters of a model, and the memory that generation keeps";
+  c.summary = "parameters of a model, and the memory that generation keeps or a training step takes";
   c.details =
       "Counts the parameters of each configuration from the shapes alone, so any size fits any machine. With "
       "--cache: "
@@ -171,15 +231,21 @@ Command plan_command() {
       "parameters "
       "is also run, and what it takes from memory is printed. After it stand the GoldFinch paper's table and "
       "ratios by "
-      "their formulas.";
+      "their formulas. With --step: the activations of one micro-batch for each recipe.recompute, without "
+      "data: "
+      "what the packed plan takes, the most that is live at once, and how much of that one block more adds "
+      "per "
+      "token, found by a model of twice the blocks.";
   c.positional = "CONFIG... [key=value...]";
   c.most_positional = Command::kAny;
   c.takes_overrides = true;
-  c.options = {{"cache", "", "memory that generation keeps, by length of the text"},
+  c.options = {{"step", "", "activations of a training step, by recipe.recompute"},
+               {"cache", "", "memory that generation keeps, by length of the text"},
                {"tokens", "N", "a length for --cache", "65536", true},
                {"json", "", "machine-readable output"}};
   c.examples = {{"rookery plan configs/quickstart.yaml", "parameters by part of the model"},
-                {"rookery plan --cache configs/quickstart.yaml --tokens 4096 --tokens 1Mi"}};
+                {"rookery plan --cache configs/quickstart.yaml --tokens 4096 --tokens 1Mi"},
+                {"rookery plan --step configs/quickstart.yaml recipe.micro_batch_size=32"}};
   c.exit_codes = {ExitCode::kNoInput, ExitCode::kConfig};
   c.run = run;
   return c;

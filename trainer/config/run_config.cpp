@@ -33,6 +33,10 @@ void RecipeConfig::fields(Visitor& v) {
   v("max_steps", max_steps, "length of the run in optimizer steps (this or max_tokens)")
       .between(1, kMostSteps);
   v("max_tokens", max_tokens, "length of the run in tokens, rounded down to whole steps").at_least(1);
+  v("recompute", recompute,
+    "what the backward pass computes again to save memory, the result being the same to the bit: selective, "
+    "what is cheap (norms, mixes, gates); block, each block from its input")
+      .one_of({"none", "selective", "block"});
 }
 
 void SourceConfig::fields(Visitor& v) {

@@ -43,6 +43,7 @@ struct RecipeConfig {
   static constexpr const char* kDefault = "pretrain";
   int64_t micro_batch_size = 8, global_batch_size = 8;  // in sequences
   std::optional<int64_t> max_steps, max_tokens;         // exactly one
+  std::string recompute = "none";
   virtual ~RecipeConfig() = default;
   virtual std::string kind() const = 0;
   virtual void fields(Visitor& v);

@@ -43,8 +43,8 @@ void check_memory(const MemoryPlan& plan, const config::RunConfig& config, int64
   fail(ExitCode::kUnavailable, "MEM-02", config.name, ": found ", mib(available),
        " of free memory, expected at least ", to_string(plan), "; lower recipe.micro_batch_size (",
        config.recipe->micro_batch_size,
-       "; activations shrink with it, global_batch_size may stay), data.seq_len (", config.data.seq_len,
-       ") or the model, or free memory");
+       "; activations shrink with it, global_batch_size may stay) or data.seq_len (", config.data.seq_len,
+       "), take recipe.recompute: block (", config.recipe->recompute, "), a smaller model, or free memory");
 }
 
 }  // namespace rookery::loop

@@ -24,6 +24,7 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device) {
     s.device->matmul_precision = MatmulPrecision::kBf16;
   }
   s.model = make_model(*s.config.model);
+  if (s.config.recipe) s.model->recompute = recompute_from_string(s.config.recipe->recompute);
   const Arena::Owner owner(s.device->arena(), "parameters and gradients");
   s.store = std::make_unique<ParamStore>(s.model->parameters.all(),
                                          s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device);
@@ -50,6 +51,26 @@ bool multiplies_tokens(Model& model, const Parameter& p) {
   const bool by_head =
       p.name.ends_with(".time_faaaa") || p.name.ends_with(".time_decay") || p.name.ends_with(".r_k");
   return wide_dims >= 2 && !looked_up && !by_head && !model.is_unused(p);
+}
+
+namespace {
+
+// "blocks.3.att.key.weight": a layer with its number.
+bool in_block(const Parameter& p) {
+  const std::string& name = p.name;
+  for (size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', dot + 1))
+    if (dot + 1 < name.size() && name[dot + 1] >= '0' && name[dot + 1] <= '9') return true;
+  return false;
+}
+
+}  // namespace
+
+double recomputed_flops_per_token(Model& model, int64_t seq_len) {
+  if (model.recompute != Recompute::kBlock) return 0;
+  double products = 0;
+  for (const Parameter* p : model.parameters.all())
+    if (multiplies_tokens(model, *p) && in_block(*p)) products += static_cast<double>(p->global.numel());
+  return 2 * products + model.mixer_flops_per_token(seq_len);
 }
 
 double train_flops_per_token(Model& model, int64_t seq_len) {

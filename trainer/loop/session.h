@@ -33,5 +33,8 @@ Session load_session(const std::filesystem::path& path, int64_t threads = 0);
 bool multiplies_tokens(Model& model, const Parameter& p);
 // Of a training step on sequences of this length: 6 x the elements of these + 3 x the sequence mixers.
 double train_flops_per_token(Model& model, int64_t seq_len);
+// What model.recompute adds: of a second forward pass of the blocks, by the same count. Element-wise
+// operations count in neither.
+double recomputed_flops_per_token(Model& model, int64_t seq_len);
 
 }  // namespace rookery::loop

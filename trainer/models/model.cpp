@@ -4,6 +4,13 @@
 
 namespace rookery {
 
+Recompute recompute_from_string(const std::string& name) {
+  if (name == "selective") return Recompute::kSelective;
+  if (name == "block") return Recompute::kBlock;
+  RK_CHECK(name == "none", "[recompute_from_string] ", name);
+  return Recompute::kNone;
+}
+
 Var Model::hidden(nn::Context& cx, const Tensor& ids) {
   Carry carry = embed(cx, ids);
   for (int64_t i = 0; i < num_blocks(); ++i) block(i, cx, carry);

@@ -24,6 +24,14 @@ struct OptimGroup {
   bool decay = false;
 };
 
+// What the tape holds of a block between its forward and its backward pass.
+enum class Recompute : uint8_t {
+  kNone,       // all that its ops save
+  kSelective,  // its input and its dear tensors (Keep::kDear); the others are computed again
+  kBlock,      // its input
+};
+Recompute recompute_from_string(const std::string& name);  // "none", "selective", "block"
+
 class Model {
  public:
   virtual ~Model() = default;
@@ -51,6 +59,7 @@ class Model {
   virtual void prefill(nn::Context& cx, const Tensor& ids) { hidden(cx, ids); }
 
   nn::ParameterList parameters;
+  Recompute recompute = Recompute::kNone;
 };
 
 }  // namespace rookery

@@ -1,5 +1,7 @@
 #include "trainer/models/stack.h"
 
+#include <utility>
+
 #include "kernels/ops/embedding/embedding.h"
 
 namespace rookery {
@@ -7,6 +9,25 @@ namespace rookery {
 Carry Stack::embed(nn::Context& cx, const Tensor& ids) {
   const Var x = ops::embedding(ids, cx(*emb_));
   return {first_norm_ ? first_norm_(cx, x) : x};
+}
+
+void Stack::block(int64_t i, nn::Context& cx, Carry& carry) {
+  if (cx.tape == nullptr || recompute == Recompute::kNone) return blocks_[i](cx, carry);
+  // The second run begins with the states that the first found, and leaves none.
+  nn::SeqContext found = cx.seq;
+  found.carry = false;
+  const auto segment = [&run = blocks_[i], tape = cx.tape, first = &cx.seq, found,
+                        carry]() mutable -> std::vector<Var> {
+    nn::SeqContext* const seq = std::exchange(first, nullptr);
+    nn::Context here{tape, seq ? *seq : found};
+    Carry passed = carry;
+    run(here, passed);
+    return {passed.x, passed.v_first};
+  };
+  const auto out =
+      checkpoint(cx.tape, segment, recompute == Recompute::kBlock ? Keep::kNothing : Keep::kDear);
+  carry.x = out[0];
+  carry.v_first = out[1];
 }
 
 }  // namespace rookery

@@ -47,7 +47,8 @@ Var decay_complement_mul(const Var& w, const Var& key) {
 }
 
 Var add(const Var& a, const Var& b) {
-  return record("add", {a, b}, sum_of(a.value(), b.value()), [](const Tensor& dy, Grads& g) {
+  const Tensor sum = dear({a, b}, [&] { return std::vector{sum_of(a.value(), b.value())}; })[0];
+  return record("add", {a, b}, sum, [](const Tensor& dy, Grads& g) {
     g.give(0, dy);
     g.give(1, dy);
   });

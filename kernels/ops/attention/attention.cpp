@@ -11,7 +11,7 @@ constexpr auto kBackward = RK_KERNEL_GPU(attention_backward);
 
 bool on_gpu(const Device& device) { return device.target() != DeviceType::kCpu; }
 
-// With all but keys and values.
+// With all but keys, values, outputs and scratch.
 AttentionArgs make_args(const Tensor& q, const AttentionOptions& o) {
   const auto [B, T, Hq, D] = q.dims<4>("[attention] q");
   RK_CHECK(o.scale > 0 && o.past >= 0, "[attention] scale ", o.scale, ", past ", o.past);
@@ -22,15 +22,18 @@ AttentionArgs make_args(const Tensor& q, const AttentionOptions& o) {
     fail(ExitCode::kUnavailable, kNoKernel, "operation attention: found heads of size ", D,
          ", expected at most ", kAttentionGpuHead, " on device ", device.target(),
          "; mend it by device: cpu");
-  const DType sum_dtype = q.dtype() == DType::kBF16 ? DType::kF32 : q.dtype();
-  AttentionArgs a{q, {}, {}, o.doc_start, o.document, o.scale, o.past, {}, {}, {}, {}, {}};
-  a.y = empty_like(q);
-  a.top = empty({B, Hq, T}, sum_dtype, device);
-  a.weight = empty({B, Hq, T}, sum_dtype, device);
-  if (o.doc_start.defined() || o.document.defined()) a.first = empty({B, T}, DType::kI32, device);
+  return {q, {}, {}, o.doc_start, o.document, o.scale, o.past, {}, {}, {}, {}, {}};
+}
+
+void make_outputs(AttentionArgs& a) {
+  const auto [B, T, Hq, D] = a.q.dims<4>("[attention] q");
+  Device& device = a.q.device();
+  a.y = empty_like(a.q);
+  a.top = empty({B, Hq, T}, sum_dtype(a.q.dtype()), device);
+  a.weight = empty_like(a.top);
+  if (a.doc_start.defined() || a.document.defined()) a.first = empty({B, T}, DType::kI32, device);
   if (!on_gpu(device))
-    a.scratch = empty({device.pool().num_threads(), attention_forward_scratch(D)}, q.dtype(), device);
-  return a;
+    a.scratch = empty({device.pool().num_threads(), attention_forward_scratch(D)}, a.q.dtype(), device);
 }
 
 void set_keys(AttentionArgs& a, const Tensor& k, const Tensor& v) {
@@ -49,7 +52,12 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
   set_keys(a, k.value(), v.value());
   RK_CHECK(k.shape()[1] >= o.past + q.shape()[1], "[attention] q ", q.shape(), " after ", o.past,
            " tokens needs more keys than ", k.shape());
-  kForward(a.q.device(), a);
+  const std::vector<Tensor> made = dear({q, k, v}, [&] {
+    make_outputs(a);
+    kForward(a.q.device(), a);
+    return std::vector{a.y, a.top, a.weight, a.first};
+  });
+  a.y = made[0], a.top = made[1], a.weight = made[2], a.first = made[3];
   a.scratch = a.doc_start = a.document = Tensor();
   return record("attention", {q, k, v}, a.y, [a](const Tensor& dy, Grads& g) {
     Device& dev = a.q.device();
@@ -71,6 +79,7 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
 Tensor attention_in_parts(const Tensor& q, int64_t first_key, int64_t part_size, const AttentionPart& part,
                           const AttentionOptions& o) {
   AttentionArgs a = make_args(q, o);
+  make_outputs(a);
   if (on_gpu(q.device())) a.sums = empty(q.shape(), a.top.dtype(), q.device());
   const int64_t end = o.past + q.dim(1);
   RK_CHECK(part_size > 0 && first_key >= 0 && first_key <= o.past, "[attention_in_parts] from key ",

@@ -32,13 +32,16 @@ Var with_weight(std::string_view name, const Var& x, const Var& w, bool w_out_in
            " do not fit");
   RK_CHECK(x.value().dtype() == w.value().dtype(), "[", name, "] x is ", x.value().dtype(), ", weight ",
            w.value().dtype());
-  Tensor y = empty(with_last(x.shape(), N), x.value().dtype(), x.value().device());
   const bool has_bias = bias.defined();
-  if (has_bias) {
+  if (has_bias)
     RK_CHECK(bias.value().numel() == N, "[", name, "] bias ", bias.shape(), " for ", N, " outputs");
-    kFillRows(y.device(), {bias.value(), y});
-  }
-  rookery::product(M, N, K, {x.value(), K}, {w.value(), w_out_in ? K : N, w_out_in}, has_bias, {y, N});
+  const auto compute = [&] {
+    const Tensor out = empty(with_last(x.shape(), N), x.value().dtype(), x.value().device());
+    if (has_bias) kFillRows(out.device(), {bias.value(), out});
+    rookery::product(M, N, K, {x.value(), K}, {w.value(), w_out_in ? K : N, w_out_in}, has_bias, {out, N});
+    return std::vector{out};
+  };
+  const Tensor y = dear({x, w, bias}, compute)[0];
   return record(
       name, {x, w, bias}, y, [x = x.value(), w = w.value(), w_out_in, M, N, K](const Tensor& dy, Grads& g) {
         if (g.wants(0)) {

@@ -39,16 +39,23 @@ WkvOut recurrence(std::string_view name, const Var& r, const Var& k, const Var& 
   const int64_t strips =
       gpu ? 1 : std::clamp<int64_t>((threads + B * H - 1) / (B * H), 1, wkv6_padded(N) / kWkv6Pad);
 
-  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, state_dtype, device), saved;
   const std::array inputs{r, k, v, w, u, state0};
   const bool differentiable =
       std::any_of(inputs.begin(), inputs.end(), [](const Var& x) { return x.tracked(); });
-  if (differentiable && T > segment) saved = empty({B, (T - 1) / segment, H, N, N}, state_dtype, device);
-  kForward(device,
-           {r.value(), k.value(), v.value(), w.value(), u.value(), state0.value(), doc_start, y, state, saved,
-            strips, gpu ? Tensor() : empty({threads, wkv6_forward_scratch(N)}, dtype, device)});
+  const auto compute = [&, heads = H, size = N, batch = B, tokens = T] {
+    const Tensor out = empty_like(r.value()), last = empty({batch, heads, size, size}, state_dtype, device);
+    Tensor between;
+    if (differentiable && tokens > segment)
+      between = empty({batch, (tokens - 1) / segment, heads, size, size}, state_dtype, device);
+    kForward(device,
+             {r.value(), k.value(), v.value(), w.value(), u.value(), state0.value(), doc_start, out, last,
+              between, strips, gpu ? Tensor() : empty({threads, wkv6_forward_scratch(size)}, dtype, device)});
+    return std::vector{out, last, between};
+  };
+  const std::vector<Tensor> made = dear({r, k, v, w, u, state0}, compute);
+  const Tensor &y = made[0], &state = made[1];
   const auto backward = [=, r = r.value(), k = k.value(), v = v.value(), w = w.value(), u = u.value(),
-                         state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
+                         state0 = state0.value(), saved = made[2]](std::span<const Tensor> grad, Grads& g) {
     Device& dev = r.device();
     const Shape channel_parts{B * H * strips, wkv6_padded(N)};
     const Tensor dy = grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);

@@ -37,19 +37,25 @@ Wkv7Out wkv7(const Var& r, const Var& w, const Var& k, const Var& v, const Var& 
 
   bool tracked = false;
   for (const Var* x : {&r, &w, &k, &v, &a, &b, &state0}) tracked = tracked || x->tracked();
-  Tensor y = empty_like(r.value()), state = empty({B, H, N, N}, state_dtype, device);
-  Tensor read, saved;
-  if (tracked) read = empty(r.shape(), state_dtype, device);
-  if (tracked && T > segment) saved = empty({B, (T - 1) / segment, H, N, N}, state_dtype, device);
-  kForward(device, {r.value(), w.value(), k.value(), v.value(), a.value(), b.value(), state0.value(),
-                    doc_start, decay, y, state, read, saved, strips,
-                    gpu ? Tensor() : empty({threads, wkv7_forward_scratch(N)}, dtype, device)});
+  const auto compute = [&, batch = B, tokens = T, heads = H, size = N] {
+    const Tensor out = empty_like(r.value()), last = empty({batch, heads, size, size}, state_dtype, device);
+    Tensor sa, between;
+    if (tracked) sa = empty(r.shape(), state_dtype, device);
+    if (tracked && tokens > segment)
+      between = empty({batch, (tokens - 1) / segment, heads, size, size}, state_dtype, device);
+    kForward(device, {r.value(), w.value(), k.value(), v.value(), a.value(), b.value(), state0.value(),
+                      doc_start, decay, out, last, sa, between, strips,
+                      gpu ? Tensor() : empty({threads, wkv7_forward_scratch(size)}, dtype, device)});
+    return std::vector{out, last, sa, between};
+  };
+  const std::vector<Tensor> made = dear({r, w, k, v, a, b, state0}, compute);
+  const Tensor &y = made[0], &state = made[1];
   // Most states are not kept: the backward pass recomputes them segment by segment. With `read`, which is as
   // large as r, that takes 6 of its 16 N^2 multiply-adds per token.
   std::vector<Var> out = record(
       "wkv7", {r, w, k, v, a, b, state0}, std::array{y, state},
       [=, r = r.value(), w = w.value(), k = k.value(), v = v.value(), a = a.value(), b = b.value(),
-       state0 = state0.value()](std::span<const Tensor> grad, Grads& g) {
+       state0 = state0.value(), read = made[2], saved = made[3]](std::span<const Tensor> grad, Grads& g) {
         Device& dev = r.device();
         const Tensor dy = grad[0].defined() ? grad[0] : zeros(r.shape(), dtype, dev);
         Wkv7Grad x{r,       w,  k,  v,  a,  b,  state0, doc_start, decay,  read, saved, dy,
