@@ -31,7 +31,7 @@ std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs
 Var record(std::string_view name, std::initializer_list<Var> inputs, const Tensor& output,
            std::function<void(const Tensor& grad_output, Grads& grads)> body);
 
-// What a checkpointed segment holds for its second run, besides what it reads from outside.
+// What a recomputed segment holds for its second run, besides what it reads from outside.
 enum class Keep : uint8_t {
   kNothing,  // everything is computed again
   kDear,     // what its ops computed by dear() is not, where it is needed
@@ -41,7 +41,7 @@ enum class Keep : uint8_t {
 // to it: memory for time. Values, gradients and the order in which leaves become ready are those of a plain
 // call, to the bit. `segment` holds the Vars that it reads and returns those that others will read; its
 // second call must find what the first found. Without a tape, a plain call. One within another is refused.
-std::vector<Var> checkpoint(Tape* tape, std::function<std::vector<Var>()> segment, Keep keep);
+std::vector<Var> recomputed(Tape* tape, std::function<std::vector<Var>()> segment, Keep keep);
 
 // Used by ops of `inputs` whose outputs cost more to compute again than to keep (matrix products,
 // recurrences, attention), or are all that is needed of such inputs (sums): what `compute` returns, or did in
@@ -86,7 +86,7 @@ class Var {
   Var(Tensor value, Tape* tape, int32_t slot) : value_(std::move(value)), tape_(tape), slot_(slot) {}
   Tensor value_;
   Tape* tape_ = nullptr;
-  int32_t slot_ = -1;  // beside a tape: made in the first run of a checkpointed segment
+  int32_t slot_ = -1;  // beside a tape: made in the first run of a recomputed segment
 };
 
 // Where a backward body writes the gradient of one input: overwrite `tensor`, or add to it. Its dtype is the
@@ -139,7 +139,7 @@ class Tape {
   friend class Grads;
   friend std::vector<Var> record(std::string_view, std::initializer_list<Var>, std::span<const Tensor>,
                                  Backward);
-  friend std::vector<Var> checkpoint(Tape*, std::function<std::vector<Var>()>, Keep);
+  friend std::vector<Var> recomputed(Tape*, std::function<std::vector<Var>()>, Keep);
   friend std::vector<Tensor> dear(std::initializer_list<Var>, const std::function<std::vector<Tensor>()>&);
   struct Slot {
     Shape shape;
@@ -155,7 +155,7 @@ class Tape {
     int32_t first_output = 0, num_outputs = 0;
     Backward body;
   };
-  // Of checkpoint(). In its first run ops record nothing, in its second they record themselves.
+  // Of recomputed(). In its first run ops record nothing, in its second they record themselves.
   struct Kept {
     Tensor tensor;
     Shape shape;

@@ -53,7 +53,7 @@ std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs
   node.name = name;
   for (const Var& in : inputs) {
     RK_CHECK(!in.tracked() || in.slot_ >= 0, "[", name,
-             "] reads what a checkpointed segment made and did not return");
+             "] reads what a recomputed segment made and did not return");
     node.inputs.push_back(in.slot_);
     if (in.slot_ >= 0 && tape->slots_[in.slot_].leaf) ++tape->slots_[in.slot_].uses;
   }
@@ -76,12 +76,12 @@ Var record(std::string_view name, std::initializer_list<Var> inputs, const Tenso
                 })[0];
 }
 
-std::vector<Var> checkpoint(Tape* tape, std::function<std::vector<Var>()> segment, Keep keep) {
+std::vector<Var> recomputed(Tape* tape, std::function<std::vector<Var>()> segment, Keep keep) {
   return tape ? tape->add_segment(std::move(segment), keep) : segment();
 }
 
 std::vector<Var> Tape::run(Segment& segment) {
-  RK_CHECK(segment_ == nullptr, "[checkpoint] a segment within another");
+  RK_CHECK(segment_ == nullptr, "[recomputed] a segment within another");
   struct Ended {
     Segment*& running;
     ~Ended() { running = nullptr; }
@@ -94,7 +94,7 @@ std::vector<Var> Tape::add_segment(std::function<std::vector<Var>()> body, Keep 
   std::vector<Var> results = run(*segment);
   segment->end_first_run();
   Node node;
-  node.name = "checkpoint";
+  node.name = "recompute";
   node.first_output = static_cast<int32_t>(slots_.size());
   for (Var& result : results) {
     if (!result.tracked() || result.slot_ >= 0) continue;  // a constant, or from outside
@@ -118,12 +118,12 @@ void Tape::unfold(Segment& segment, std::span<const Tensor> grad_outputs) {
   size_t made = 0;
   for (const Var& result : run(segment)) {
     if (result.slot_ < first_slot) continue;
-    RK_CHECK(made < grad_outputs.size(), "[checkpoint] the second run of a segment returns more");
+    RK_CHECK(made < grad_outputs.size(), "[recomputed] the second run of a segment returns more");
     const Tensor& grad = grad_outputs[made++];
     if (grad.defined()) add_gradient(result.slot_, grad);
   }
   RK_CHECK(made == grad_outputs.size() && segment.next_dear == segment.dear.size(),
-           "[checkpoint] the second run of a segment is another than the first");
+           "[recomputed] the second run of a segment is another than the first");
 }
 
 std::vector<Tensor> dear(std::initializer_list<Var> inputs,
@@ -167,7 +167,7 @@ void Tape::Segment::end_first_run() {
 
 // In the second run. What nobody needs is memory without values.
 std::vector<Tensor> Tape::Segment::next() {
-  RK_CHECK(next_dear < dear.size(), "[checkpoint] the second run of a segment has more ops than the first");
+  RK_CHECK(next_dear < dear.size(), "[recomputed] the second run of a segment has more ops than the first");
   std::vector<Tensor> tensors;
   for (Kept& kept : dear[next_dear++]) {
     const bool hollow = kept.device != nullptr && !kept.needed;

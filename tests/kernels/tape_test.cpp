@@ -1,5 +1,5 @@
 // tape_test.cpp: gradients reach every use of a value once, memory that is shared between gradients is never
-// written to, a leaf is ready exactly after its last use, and checkpointed segments change none of that.
+// written to, a leaf is ready exactly after its last use, and recomputed segments change none of that.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -182,7 +182,7 @@ TEST_F(TapeTest, ASegmentChangesNeitherGradientsNorTheOrderOfLeaves) {
       const Var b = ops::relu_sq(ops::add(a, ops::sigmoid_mul(y, tape.leaf(p))));
       return {a, y, ops::silu_mul(a, b), Var(x.value())};
     };
-    const std::vector<Var> out = keep ? checkpoint(&tape, segment, *keep) : segment();
+    const std::vector<Var> out = keep ? recomputed(&tape, segment, *keep) : segment();
     EXPECT_FALSE(out[3].tracked());
     const Var z = ops::add(ops::sigmoid_mul(out[0], out[1]), ops::silu_mul(out[2], x));
     backward(tape, ops::add(z, ops::relu_sq(tape.leaf(q))), {1, 0.9});
@@ -207,7 +207,7 @@ TEST_F(TapeTest, ASegmentHoldsWhatItWasAskedTo) {
       const Var y = ops::add(x, ops::matmul(ops::relu_sq(h), Var(w)));  // dear, but nobody reads them
       return {y};
     };
-    const std::vector<Var> out = keep ? checkpoint(&tape, segment, *keep) : segment();
+    const std::vector<Var> out = keep ? recomputed(&tape, segment, *keep) : segment();
     return device.arena().persistent_bytes() - before;
   };
   // A block is at least 64 bytes. `out` is one; relu_sq keeps its result, of which the product keeps the
@@ -235,7 +235,7 @@ TEST_F(TapeTest, DearTensorsAreComputedOnce) {
     });
   };
   const Var x = tape.watch(tensor({3}));
-  const auto out = checkpoint(
+  const auto out = recomputed(
       &tape, [&, x] { return std::vector{op(op(x, true), false)}; }, Keep::kDear);
   EXPECT_EQ(to_doubles(out[0].value()), Values{12});
   backward(tape, out[0], {1});
@@ -250,7 +250,7 @@ TEST_F(TapeTest, ASegmentThatNobodyUses) {
   Tape tape;
   tape.on_leaf_ready([&](Parameter& leaf) { order.push_back(leaf.name); });
   const Var loss = ops::relu_sq(tape.leaf(p));
-  checkpoint(
+  recomputed(
       &tape,
       [&] {
         ++runs;
@@ -271,7 +271,7 @@ TEST_F(TapeTest, ASegmentOfConstantsIsAPlainCall) {
   };
   Tape tape;
   for (Tape* on : {&tape, static_cast<Tape*>(nullptr)}) {
-    const Var y = checkpoint(on, segment, Keep::kDear)[0];
+    const Var y = recomputed(on, segment, Keep::kDear)[0];
     EXPECT_FALSE(y.tracked());
     EXPECT_EQ(to_doubles(y.value()), Values{4});
   }
@@ -286,10 +286,10 @@ TEST_F(TapeTest, MistakesInSegmentsAreFound) {
     leaked = ops::relu_sq(x);
     return std::vector{ops::relu_sq(leaked)};
   };
-  EXPECT_THROW(checkpoint(
-                   &tape, [&] { return checkpoint(&tape, leaking, Keep::kNothing); }, Keep::kNothing),
+  EXPECT_THROW(recomputed(
+                   &tape, [&] { return recomputed(&tape, leaking, Keep::kNothing); }, Keep::kNothing),
                Error);
-  const Var y = checkpoint(&tape, leaking, Keep::kNothing)[0];  // the refusal left nothing behind
+  const Var y = recomputed(&tape, leaking, Keep::kNothing)[0];  // the refusal left nothing behind
   EXPECT_THROW(ops::relu_sq(leaked), Error);
   EXPECT_THROW(tape.backward(leaked), Error);
   tape.backward(y);
@@ -298,7 +298,7 @@ TEST_F(TapeTest, MistakesInSegmentsAreFound) {
     Tape other;
     const Var z = other.watch(tensor({1}));
     bool again = false;
-    const Var out = checkpoint(
+    const Var out = recomputed(
         &other,
         [&, z] {
           const Var a = std::exchange(again, true) == more ? ops::add(z, z) : z;

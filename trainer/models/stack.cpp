@@ -25,7 +25,7 @@ void Stack::block(int64_t i, nn::Context& cx, Carry& carry) {
     return {passed.x, passed.v_first};
   };
   const auto out =
-      checkpoint(cx.tape, segment, recompute == Recompute::kBlock ? Keep::kNothing : Keep::kDear);
+      recomputed(cx.tape, segment, recompute == Recompute::kBlock ? Keep::kNothing : Keep::kDear);
   carry.x = out[0];
   carry.v_first = out[1];
 }
