@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <tuple>
 
 #include "parallel/shard/param_store.h"
 #include "tests/support/program.h"
@@ -208,6 +209,34 @@ TEST(Plan, Command) {
   EXPECT_EQ(run_rookery({"plan", "--cache", file, "--tokens", "0"}).code, 64);
   const auto readable = run_rookery({"plan", "--cache", file});
   EXPECT_NE(readable.out.find("2550.04"), std::string::npos) << readable.out;
+}
+
+// Of another block only its input stays with `block`; the FLOPs are those of a second forward pass.
+TEST(Plan, StepByRecompute) {
+  for (const char* model : {"goose-1m", "finch-10m", "llama-quickstart"}) {
+    SCOPED_TRACE(model);
+    for (const auto& [device, precision, bytes] :
+         {std::tuple("cpu", "fp32", 4), {"cpu", "fp64", 8}, {"cuda", "bf16", 2}}) {
+      const auto planned = run_rookery({"plan", "--step", "--json", str("configs/small/", model, ".yaml"),
+                                        str("device=", device), str("precision=", precision),
+                                        "data.seq_len=128", "recipe.micro_batch_size=4"});
+      ASSERT_EQ(planned.code, 0) << planned.err;
+      const auto run = nlohmann::json::parse(planned.out)["runs"][0];
+      const auto &none = run["recompute"][0], &selective = run["recompute"][1], &block = run["recompute"][2];
+      const double D = run["hidden_size"].get<double>();
+      EXPECT_EQ(block["bytes_per_block_and_token"].get<double>(), bytes * D);
+      for (const char* key : {"bytes", "bytes_at_once", "bytes_per_block_and_token"}) {
+        EXPECT_LT(block[key], selective[key]) << key;
+        EXPECT_LT(selective[key], none[key]) << key;
+      }
+      const double trained = none["flops_per_token"].get<double>();
+      const double head = run["head_elements"].get<double>();
+      EXPECT_EQ(selective["flops_per_token"], trained);
+      EXPECT_NEAR(block["flops_per_token"].get<double>(), trained + (trained - 6 * head) / 3, 1e-9 * trained);
+    }
+  }
+  const auto readable = run_rookery({"plan", "--step", "configs/small/goose-1m.yaml"});
+  EXPECT_NE(readable.out.find("selective"), std::string::npos) << readable.out << readable.err;
 }
 
 }  // namespace

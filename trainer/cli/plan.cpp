@@ -141,6 +141,8 @@ nlohmann::json step(const std::string& file, const Arguments& a) {
                         {"arch", c.model->arch()},
                         {"device", gpu ? "cuda" : "cpu"},
                         {"dtype", str(dtype)},
+                        {"hidden_size", D},
+                        {"head_elements", model->head().global.numel()},
                         {"micro_batch_size", B},
                         {"seq_len", T},
                         {"recompute", nlohmann::json::array()}};
