@@ -55,15 +55,16 @@ struct ShardSpec {
   bool partial_grad = false;  // each rank holds a part of the sum
 };
 
-// A named leaf. `master` and `grad` (f32 for a bf16 master) lie in the flat buckets of a ParamStore
-// (parallel/shard).
+// A named leaf. Its tensors lie in the flat buckets of a ParamStore (parallel/shard).
 struct Parameter {
   std::string name;  // as in published checkpoints: "blocks.0.att.key.weight"
   Shape global;      // shape of the whole tensor; master has the local one
   ShardSpec spec;
-  Tensor master, grad;
+  Tensor master, grad;  // grad: f32 where operations get bf16
+  Tensor compute;       // the bf16 copy of master that operations get; undefined: they get master
   bool trainable = true;
   bool grad_written = false;  // false: the next gradient overwrites; true: it adds
+  const Tensor& value() const { return compute.defined() ? compute : master; }
 };
 
 // A value plus its place on a tape; without a tape it is a constant.

@@ -15,13 +15,13 @@ int32_t Tape::add_slot(const Tensor& value) {
 }
 
 Var Tape::leaf(Parameter& parameter) {
-  if (!parameter.trainable) return Var(parameter.master);
+  if (!parameter.trainable) return Var(parameter.value());
   auto [it, inserted] = leaves_.try_emplace(&parameter, -1);
   if (inserted) {
-    it->second = add_slot(parameter.master);
+    it->second = add_slot(parameter.value());
     slots_[it->second].leaf = &parameter;
   }
-  return Var(parameter.master, this, it->second);
+  return Var(parameter.value(), this, it->second);
 }
 
 Var Tape::watch(const Tensor& value) { return Var(value, this, add_slot(value)); }

@@ -26,6 +26,8 @@ class GpuAccelerator : public Accelerator {
   void download(const std::byte* from, void* host, size_t bytes) override;
   std::unique_ptr<Pending> begin_download(const std::byte* from, size_t bytes) override;
   void copy(const std::byte* from, std::byte* to, size_t bytes) override;
+  void copy_rows(const std::byte* from, size_t from_pitch, std::byte* to, size_t to_pitch, size_t bytes,
+                 size_t rows) override;
   void fill(std::byte* to, unsigned char value, size_t bytes) override;
   void convert(const Tensor& from, const Tensor& to) override;
   void sum(const Tensor& a, const Tensor& b, const Tensor& out) override;

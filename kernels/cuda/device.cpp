@@ -114,6 +114,12 @@ void GpuAccelerator::copy(const std::byte* from, std::byte* to, size_t bytes) {
   RK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_->native()));
 }
 
+void GpuAccelerator::copy_rows(const std::byte* from, size_t from_pitch, std::byte* to, size_t to_pitch,
+                               size_t bytes, size_t rows) {
+  RK_CUDA(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, rows, cudaMemcpyDeviceToDevice,
+                            stream_->native()));
+}
+
 void GpuAccelerator::fill(std::byte* to, unsigned char value, size_t bytes) {
   use();
   RK_CUDA(cudaMemsetAsync(to, value, bytes, stream_->native()));

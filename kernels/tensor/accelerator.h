@@ -45,6 +45,9 @@ class Accelerator {
   virtual void download(const std::byte* from, void* host, size_t bytes) = 0;  // waits
   virtual std::unique_ptr<Pending> begin_download(const std::byte* from, size_t bytes) = 0;
   virtual void copy(const std::byte* from, std::byte* to, size_t bytes) = 0;
+  // `rows` pieces of so many bytes, which begin a pitch of bytes apart.
+  virtual void copy_rows(const std::byte* from, size_t from_pitch, std::byte* to, size_t to_pitch,
+                         size_t bytes, size_t rows) = 0;
   virtual void fill(std::byte* to, unsigned char value, size_t bytes) = 0;
   virtual void convert(const Tensor& from, const Tensor& to) = 0;             // f32 and bf16
   virtual void sum(const Tensor& a, const Tensor& b, const Tensor& out) = 0;  // out = a + b

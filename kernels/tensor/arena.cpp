@@ -262,6 +262,7 @@ void Arena::end_step() {
     slab_live_ = 0;
   }
   if (recording_) make_plan(*current_);
+  current_->followed = replaying_;
   free_cache();
   current_ = nullptr;
   recording_ = replaying_ = false;
@@ -309,6 +310,14 @@ void Arena::make_plan(KeyState& state) {
     state.plan.peak_bytes = std::max(state.plan.peak_bytes, static_cast<size_t>(std::max<int64_t>(live, 0)));
   }
   state.valid = true;
+}
+
+bool Arena::repeats(const std::string& key) const {
+  const auto it = keys_.find(key);
+  if (it == keys_.end() || !it->second.valid || !it->second.followed) return false;
+  const KeyState& state = it->second;
+  return state.plan.slab_bytes <= slab_bytes_ && std::none_of(state.planned.begin(), state.planned.end(),
+                                                              [](const Request& r) { return r.death < 0; });
 }
 
 const Arena::Plan* Arena::plan(const std::string& key) const {

@@ -50,6 +50,10 @@ class Arena {
     int64_t requests = 0;
   };
   const Plan* plan(const std::string& key) const;  // null before the first step under this key
+  // Will a step of this key get the addresses that the last one had? It has followed its plan once, nothing
+  // of it outlives it, and the slab is there. Until slab() changes: another key may need a larger one.
+  bool repeats(const std::string& key) const;
+  const std::byte* slab() const { return slab_; }
   size_t persistent_bytes() const { return persistent_bytes_; }
 
   // Who holds the memory, for messages and plans: blocks asked for outside a step belong to the owner of the
@@ -87,7 +91,7 @@ class Arena {
   struct KeyState {
     std::vector<Request> planned;
     Plan plan;
-    bool valid = false;
+    bool valid = false, followed = false;  // followed: by a whole step, to its end
   };
   // A slab that a step left with live blocks in it: freed with the last of them.
   struct RetiredSlab {

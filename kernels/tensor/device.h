@@ -49,7 +49,9 @@ class Device {
   void* native_stream() const { return accelerator_ ? accelerator_->stream() : nullptr; }
   CpuIsa isa() const { return isa_; }
   ThreadPool& pool() { return pool_; }
+  int num_threads() const { return pool_.num_threads(); }
   Arena& arena() { return arena_; }
+  const Arena& arena() const { return arena_; }
   MatmulPrecision matmul_precision = MatmulPrecision::kFull;
 
   // Of kMeta: the device whose step it foretells. An op that takes other scratch there asks target().

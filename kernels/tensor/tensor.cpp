@@ -166,6 +166,25 @@ void copy(const Tensor& from, const Tensor& to) {
                });
 }
 
+void copy_columns(const Tensor& from, int64_t begin, int64_t count, const Tensor& to, int64_t at) {
+  const int64_t B = from.dim(0), T = from.dim(1), S = to.dim(1);
+  RK_CHECK(from.dtype() == to.dtype() && to.dim(0) == B && from.numel() * S == to.numel() * T && begin >= 0 &&
+               count >= 0 && begin + count <= T && at >= 0 && at + count <= S,
+           "[copy_columns] ", count, " from ", begin, " of ", from.shape(), " to ", at, " of ", to.shape());
+  Device& device = to.device();
+  if (device.type() == DeviceType::kMeta || B * count == 0) return;
+  const size_t column = from.bytes() / static_cast<size_t>(B * T);
+  const size_t from_pitch = static_cast<size_t>(T) * column, to_pitch = static_cast<size_t>(S) * column;
+  const size_t bytes = static_cast<size_t>(count) * column;
+  const std::byte* source = from.raw() + static_cast<size_t>(begin) * column;
+  std::byte* target = to.raw() + static_cast<size_t>(at) * column;
+  if (!device.on_host())
+    return device.accelerator().copy_rows(source, from_pitch, target, to_pitch, bytes,
+                                          static_cast<size_t>(B));
+  for (size_t b = 0; b < static_cast<size_t>(B); ++b)
+    std::memcpy(target + b * to_pitch, source + b * from_pitch, bytes);
+}
+
 void add_to(const Tensor& from, const Tensor& to) { sum(to, from, to, "[add_to]"); }
 
 Tensor sum_of(const Tensor& a, const Tensor& b) {

@@ -101,7 +101,10 @@ Tensor empty(const Shape& shape, DType dtype, Device& device);  // not initialis
 Tensor empty_like(const Tensor& like);
 Tensor zeros(const Shape& shape, DType dtype, Device& device);
 void fill_zero(const Tensor& t);
-void copy(const Tensor& from, const Tensor& to);    // same shape; any devices; converts between float types
+void copy(const Tensor& from, const Tensor& to);  // same shape; any devices; converts between float types
+// Along dim 1: [begin, begin + count) of each row of `from` [B, T, ...] to place `at` of the rows of `to`
+// [B, S, ...]; one device, one dtype.
+void copy_columns(const Tensor& from, int64_t begin, int64_t count, const Tensor& to, int64_t at);
 void add_to(const Tensor& from, const Tensor& to);  // to += from; same shape; bf16 may be added to f32
 Tensor sum_of(const Tensor& a, const Tensor& b);    // a new tensor a + b; same shape and float dtype
 // Between a tensor and memory of the host of the same bytes; on the host a plain copy.
@@ -145,6 +148,14 @@ Tensor tensor_from(std::span<const T> values, const Shape& shape, DType dtype, D
   for (size_t i = 0; i < values.size(); ++i) put_element(data, dtype, i, values[i]);
   if (!device.on_host()) upload(staging.data(), t);
   return t;
+}
+// The same in the memory of `t` where that has the shape, so that its address stays; else in a new one.
+template <class T>
+void assign(Tensor& t, std::span<const T> values, const Shape& shape, Device& device) {
+  RK_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "[assign] ", values.size(),
+           " values for shape ", shape);
+  if (!t.defined() || t.shape() != shape) t = empty(shape, DTypeOf<T>::value, device);
+  if (device.type() != DeviceType::kMeta) upload(values.data(), t);
 }
 std::vector<double> to_doubles(const Tensor& t);
 

@@ -2,7 +2,7 @@
 
 namespace rookery {
 
-ParamStore::ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device)
+ParamStore::ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device, Copies copies)
     : parameters_(std::move(parameters)) {
   constexpr int64_t kAlignElements = 16;
   int64_t end = 0;
@@ -10,12 +10,21 @@ ParamStore::ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& 
     ranges_.push_back({end, end + p->global.numel()});
     end = (ranges_.back().end + kAlignElements - 1) / kAlignElements * kAlignElements;
   }
-  masters_ = zeros({end}, dtype, device);
-  grads_ = zeros({end}, dtype, device);
+  auto bucket = [&](const char* owner, DType type) {
+    const Arena::Owner scope(device.arena(), owner);
+    return zeros({end}, type, device);
+  };
+  masters_ = bucket("parameters", dtype);
+  grads_ = bucket("gradients", dtype);
+  if (copies == Copies::kBf16) copies_ = bucket("compute copies", DType::kBF16);
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = *parameters_[i];
-    p.master = masters_.narrow(ranges_[i].begin, p.global.numel()).reshape(p.global);
-    p.grad = grads_.narrow(ranges_[i].begin, p.global.numel()).reshape(p.global);
+    auto own = [&](const Tensor& from) {
+      return from.narrow(ranges_[i].begin, p.global.numel()).reshape(p.global);
+    };
+    p.master = own(masters_);
+    p.grad = own(grads_);
+    if (copies_.defined()) p.compute = own(copies_);
   }
 }
 
@@ -23,6 +32,10 @@ int64_t ParamStore::num_elements() const {
   int64_t n = 0;
   for (const Range& r : ranges_) n += r.end - r.begin;
   return n;
+}
+
+void ParamStore::publish() {
+  if (copies_.defined()) copy(masters_, copies_);
 }
 
 void ParamStore::begin_step() {

@@ -1,6 +1,6 @@
-// param_store.h: where parameters live. All masters lie in one flat bucket and all gradients in another, in
-// the order of registration, so one collective or one sweep of the optimizer serves the whole model. Level 0:
-// every rank holds everything.
+// param_store.h: where parameters live. All masters lie in one flat bucket, all gradients in another and,
+// where a GPU computes in bf16, the copies that operations read in a third; in the order of registration, so
+// one collective or one sweep of the optimizer serves the whole model. Level 0: every rank holds everything.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,10 @@ namespace rookery {
 
 class ParamStore {
  public:
-  // Gives each parameter its master and grad; both buckets are zero at first. dtype: f32, or f64 for checks.
-  ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device);
+  enum class Copies : uint8_t { kNone, kBf16 };
+  // Gives each parameter its master and grad, and its copy if there are any; the buckets are zero at first.
+  // dtype: f32, or f64 for checks.
+  ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device, Copies copies = Copies::kNone);
 
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   // Elements [begin, end) of the buckets. Each parameter begins at a multiple of 64 bytes; the gaps stay
@@ -24,17 +26,21 @@ class ParamStore {
   Range range(size_t index) const { return ranges_[index]; }
   const Tensor& masters() const { return masters_; }
   const Tensor& grads() const { return grads_; }
+  const Tensor& copies() const { return copies_; }  // undefined: none
   DType dtype() const { return masters_.dtype(); }
   Device& device() const { return masters_.device(); }
   int64_t num_elements() const;  // without the gaps
 
   void begin_step();        // the first gradient of each parameter overwrites
   void finish_reduction();  // gradients complete; those that nothing wrote are zero
+  // Whoever writes masters says so by this: their copies become the same numbers. (The optimizer writes
+  // both.)
+  void publish();
 
  private:
   std::vector<Parameter*> parameters_;
   std::vector<Range> ranges_;
-  Tensor masters_, grads_;
+  Tensor masters_, grads_, copies_;
 };
 
 }  // namespace rookery

@@ -55,6 +55,10 @@ class FakeGpu : public Accelerator {
   void copy(const std::byte* from, std::byte* to, size_t bytes) override {
     std::memcpy(to - kShift, from - kShift, bytes);
   }
+  void copy_rows(const std::byte* from, size_t from_pitch, std::byte* to, size_t to_pitch, size_t bytes,
+                 size_t rows) override {
+    for (size_t row = 0; row < rows; ++row) copy(from + row * from_pitch, to + row * to_pitch, bytes);
+  }
   void fill(std::byte* to, unsigned char value, size_t bytes) override {
     std::memset(to - kShift, value, bytes);
   }
@@ -113,6 +117,33 @@ TEST(Accelerator, TensorsGoThereAndBack) {
   copy(tensor(exact, DType::kBF16, gpu.device), wide);
   EXPECT_EQ(to_doubles(wide), exact);
   EXPECT_EQ(to_doubles(zeros({3}, DType::kF32, gpu.device)), (Values{0, 0, 0}));
+}
+
+TEST(Accelerator, ColumnsAreCopiedThere) {
+  Gpu gpu(1 << 20);
+  Device cpu(DeviceType::kCpu, 1);
+  for (Device* device : {&gpu.device, &cpu}) {
+    const Tensor from = tensor({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, DType::kF32, *device);
+    const Tensor to = zeros({2, 4, 2}, DType::kF32, *device);
+    copy_columns(from.reshape({2, 3, 2}), 1, 2, to, 1);
+    EXPECT_EQ(to_doubles(to), (Values{0, 0, 2, 3, 4, 5, 0, 0, 0, 0, 8, 9, 10, 11, 0, 0}));
+    copy_columns(from.reshape({2, 3, 2}), 0, 0, to, 4);
+    EXPECT_THROW(copy_columns(from.reshape({2, 3, 2}), 2, 2, to, 0), Error);
+    EXPECT_THROW(copy_columns(from.reshape({2, 2, 3}), 0, 1, to, 0), Error);
+  }
+}
+
+TEST(Accelerator, AssignedTensorsKeepTheirAddress) {
+  Gpu gpu(1 << 20);
+  Tensor t;
+  const std::vector<int32_t> first{1, 2, 3}, second{4, 5, 6}, longer{7, 8, 9, 10};
+  assign(t, std::span(first), {3}, gpu.device);
+  const std::byte* address = t.raw();
+  assign(t, std::span(second), {3}, gpu.device);
+  EXPECT_EQ(t.raw(), address);
+  EXPECT_EQ(to_doubles(t), (Values{4, 5, 6}));
+  assign(t, std::span(longer), {2, 2}, gpu.device);
+  EXPECT_EQ(to_doubles(t), (Values{7, 8, 9, 10}));
 }
 
 TEST(Accelerator, TapeAddsGradientsThere) {

@@ -105,6 +105,7 @@ class TinyRuns {
     put(dir_, "run.yaml",
         "seed: 7\n"
         "threads: 1\n"
+        "device: cpu\n"
         "model: {arch: rwkv6, num_layers: 1, hidden_size: 32, head_size: 16, vocab_size: 257}\n"
         "data:\n"
         "  tokenizer: " +

@@ -184,7 +184,8 @@ SaveReport save(const fs::path& run_dir, const SaveRequest& request) {
     abandon_save(run_dir, request.step);
     if (e.code() == ExitCode::kInternal) throw;
     uint64_t needed = 0;
-    for (const Piece& p : request.pieces) needed += p.bytes.size();
+    for (const Piece& p : request.pieces)
+      needed += numel_of(p.extent).value_or(0) * h5::size_of(*h5::type_named(p.dtype));
     std::error_code ec;
     const fs::space_info space = fs::space(run_dir, ec);
     fail(e.code(), "CKPT-01", folder_of(run_dir, request.step), ": was not saved: ", e.what(),

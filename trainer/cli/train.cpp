@@ -5,6 +5,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/version.h"
+#include "trainer/loop/device.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
 #include "trainer/loop/memory_plan.h"
@@ -38,13 +39,18 @@ void dry_run(const config::LoadedRun& run) {
   }
   print(str("  total           ", total));
 
-  const loop::MemoryPlan memory = loop::plan_memory(c);
+  const DeviceType target = loop::device_type(c);
+  const loop::MemoryPlan memory = loop::plan_memory(c, target);
   print("\nmemory");
   print(str("  parameters      ", mib(memory.parameters)));
   print(str("  gradients       ", mib(memory.gradients)));
   print(str("  moments         ", mib(memory.moments)));
+  if (memory.copies > 0) print(str("  compute copies  ", mib(memory.copies)));
   print(str("  activations     ", mib(memory.activations)));
-  print(str("  total           ", mib(memory.total()), " of ", mib(loop::available_memory_bytes()), " free"));
+  print(str("  workspaces      ", mib(memory.workspaces)));
+  const bool on_gpu = target == DeviceType::kCuda;
+  print(str("  total           ", mib(memory.total()),
+            on_gpu ? " of the GPU" : str(" of ", mib(loop::available_memory_bytes()), " free")));
 
   print("\nbatch");
   print(str("  micro_batch_size ", rows, " x grad_accum_steps ", accum, " = global_batch_size ",

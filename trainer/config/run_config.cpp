@@ -119,12 +119,18 @@ void RunConfig::fields(Visitor& v) {
   v("name", name, "name of the run; empty: the name of the configuration file");
   v("run_dir", run_dir, "folder of logs and checkpoints; empty: runs/NAME");
   v("seed", seed, "of the weights, the order of the data and every random choice").at_least(0);
-  v("precision", precision, "of the matrix products; masters, states and sums are fp32 (fp64 with fp64)")
+  v("precision", precision,
+    "of the matrix products, on a GPU of all activations too; masters, states and sums are fp32 (fp64 with "
+    "fp64, on the CPU alone)")
       .one_of({"fp32", "bf16", "fp64"});
   v("device", device,
-    "what computes; auto: the CPU; cuda: an error that tells what is missing, as no model trains on a GPU "
-    "yet")
-      .one_of({"auto", "cpu", "cuda"});
+    "what computes; auto: a GPU where there is one that can be used, else the CPU; emul: the GPU's kernels "
+    "emulated on the CPU, for tests")
+      .one_of({"auto", "cpu", "cuda", "emul"});
+  v("graph", graph,
+    "auto: on a GPU the whole step is noted as a CUDA graph once its memory repeats, and replayed; off: "
+    "kernels are launched one by one")
+      .one_of({"auto", "off"});
   v("threads", threads, "worker threads; 0: one for each processor. Sums depend on it in the last bits")
       .between(0, kMaxThreads);
   v("model", model, "the network");
@@ -241,6 +247,9 @@ void RunConfig::validate(int64_t world, const Origins& origins) const {
   check_batch(*this, world, findings);
   check_schedule(optim, findings);
   check_length(*this, findings);
+  if (precision == "fp64" && (device == "cuda" || device == "emul"))
+    findings.push_back({"precision", str("precision fp64 is for the CPU, the device is ", device,
+                                         "; use fp32 or bf16, or device: cpu")});
   model->check(findings);
   recipe->check(findings);
   std::vector<Problem> problems;
@@ -294,7 +303,8 @@ ResumeClass resume_class(const std::string& path) {
   for (std::string_view section : {"model", "data", "recipe.kind", "precision", "seed"}) {
     if (in(section)) return ResumeClass::kStop;
   }
-  for (std::string_view section : {"name", "run_dir", "device", "checkpoint", "eval", "log", "hardware"}) {
+  for (std::string_view section :
+       {"name", "run_dir", "device", "graph", "checkpoint", "eval", "log", "hardware"}) {
     if (in(section)) return ResumeClass::kFree;
   }
   return ResumeClass::kNote;

@@ -120,7 +120,7 @@ struct RunConfig {
   fs::path run_dir;
   int64_t seed = 1;
   std::string precision = "fp32";
-  std::string device = "auto";
+  std::string device = "auto", graph = "auto";
   int64_t threads = 0;
   Selected<ModelConfig> model;
   DataConfig data;

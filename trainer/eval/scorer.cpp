@@ -35,7 +35,7 @@ std::vector<double> Scorer::token_nats(std::span<const int32_t> tokens) {
     {
       const Tensor targets = tensor_from(tokens.subspan(begin + 1, count), {1, count}, DType::kI32, device_);
       const Var h = hidden(seq, tokens.subspan(begin, count));
-      const auto loss = ops::linear_cross_entropy(h, Var(model_.head().master), targets, {}, {});
+      const auto loss = ops::linear_cross_entropy(h, Var(model_.head().value()), targets, {}, {});
       for (const double nats : to_doubles(loss.row_loss)) all.push_back(nats);
     }
     device_.arena().end_step();
@@ -69,7 +69,7 @@ std::vector<Continuation> Scorer::continuations(std::span<const int32_t> context
     x.insert(x.end(), choice.begin(), choice.end() - 1);
     begin_pass("choice", seq, static_cast<int64_t>(x.size()));
     const std::vector<double> logits =
-        to_doubles(ops::linear(hidden(seq, x), Var(model_.head().master)).value());
+        to_doubles(ops::linear(hidden(seq, x), Var(model_.head().value())).value());
     device_.arena().end_step();
     const int64_t V = static_cast<int64_t>(logits.size() / choice.size());
     Continuation result;

@@ -4,8 +4,10 @@
 
 #include <charconv>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "kernels/base/io.h"
 #include "trainer/checkpoint/checkpoint.h"
@@ -18,8 +20,25 @@ namespace rookery::loop {
 namespace fs = std::filesystem;
 namespace {
 
+// A bucket as memory of the host: its own on the CPU, elsewhere room for a copy.
+class HostImage {
+ public:
+  explicit HostImage(Tensor bucket) : bucket_(std::move(bucket)) {
+    if (bucket_.device().type() != DeviceType::kCpu) copy_.resize(bucket_.bytes());
+  }
+  std::byte* data() { return copy_.empty() ? bucket_.raw() : copy_.data(); }
+  void write_back() const {
+    if (!copy_.empty()) upload(copy_.data(), bucket_);
+  }
+
+ private:
+  Tensor bucket_;
+  std::vector<std::byte> copy_;
+};
+
+// `host`: the values of the whole bucket; null: they are not at hand.
 checkpoint::Piece whole(const std::string& group, const Parameter& p, const Tensor& bucket,
-                        ParamStore::Range range) {
+                        ParamStore::Range range, std::byte* host) {
   checkpoint::Piece piece;
   piece.group = group;
   piece.name = p.name;
@@ -28,26 +47,57 @@ checkpoint::Piece whole(const std::string& group, const Parameter& p, const Tens
   piece.offset.assign(piece.global_shape.size(), 0);
   piece.extent = piece.global_shape;
   const size_t size = dtype_size(bucket.dtype());
-  piece.bytes = {bucket.raw() + static_cast<size_t>(range.begin) * size,
-                 static_cast<size_t>(range.end - range.begin) * size};
+  if (host != nullptr)
+    piece.bytes = {host + static_cast<size_t>(range.begin) * size,
+                   static_cast<size_t>(range.end - range.begin) * size};
   return piece;
 }
 
-// What this rank owns: at level 0 all of every tensor.
-std::vector<checkpoint::Piece> pieces_of(const ParamStore& store, AdamW* optim) {
+struct HostBuckets {
+  std::byte *param = nullptr, *m = nullptr, *v = nullptr;
+};
+
+// What this rank owns: at level 0 all of every tensor; with an optimizer its moments too.
+std::vector<checkpoint::Piece> pieces_of(const ParamStore& store, const AdamW* optim,
+                                         const HostBuckets& host) {
   std::vector<checkpoint::Piece> pieces;
   for (size_t i = 0; i < store.parameters().size(); ++i) {
     const Parameter& p = *store.parameters()[i];
-    pieces.push_back(whole("param", p, store.masters(), store.range(i)));
+    pieces.push_back(whole("param", p, store.masters(), store.range(i), host.param));
     if (optim == nullptr) continue;
-    for (const auto& [group, bucket] : {std::pair{"opt/m", optim->m()}, {"opt/v", optim->v()}}) {
-      pieces.push_back(whole(group, p, bucket, store.range(i)));
+    for (const auto& [group, bucket, data] :
+         {std::tuple{"opt/m", optim->m(), host.m}, {"opt/v", optim->v(), host.v}}) {
+      pieces.push_back(whole(group, p, bucket, store.range(i), data));
       for (const OptimSegment& s : optim->segments(i))
         pieces.back().segments.push_back({s.axis, s.begin, s.end, s.steps});
     }
   }
   return pieces;
 }
+
+// The values of a piece that lies on a device, valid until the next call.
+class Downloads {
+ public:
+  Downloads(const ParamStore& store, const AdamW& optim) : store_(store), optim_(optim) {
+    for (size_t i = 0; i < store.parameters().size(); ++i) places_[store.parameters()[i]->name] = i;
+  }
+  std::span<const std::byte> operator()(const checkpoint::Piece& piece) {
+    const Tensor& bucket = piece.group == "param"   ? store_.masters()
+                           : piece.group == "opt/m" ? optim_.m()
+                                                    : optim_.v();
+    const ParamStore::Range range = store_.range(places_.at(piece.name));
+    const Tensor values = bucket.narrow(range.begin, range.end - range.begin);
+    bytes_.resize(values.bytes());
+    download(values, bytes_.data());
+    return bytes_;
+  }
+
+ private:
+  const ParamStore& store_;
+  const AdamW& optim_;
+  std::map<std::string, size_t> places_;
+  std::vector<std::byte> bytes_;
+};
 
 fs::path checkpoint_named(const fs::path& run_dir, const std::string& which) {
   int64_t step = 0;
@@ -111,24 +161,32 @@ std::optional<RunFolder::Found> RunFolder::find(const std::string& which) const 
 
 void RunFolder::load(const Found& found, ParamStore& store, AdamW& optim) {
   const auto saved = checkpoint::Checkpoint::open(found.path, impl_->warn);
-  auto pieces = pieces_of(store, &optim);
+  HostImage param(store.masters()), m(optim.m()), v(optim.v());
+  auto pieces = pieces_of(store, &optim, {param.data(), m.data(), v.data()});
   saved.read(pieces);
+  for (const HostImage* image : {&param, &m, &v}) image->write_back();
   for (size_t i = 0, next = 0; i < store.parameters().size(); ++i, next += 3) {
-    auto& segments = optim.segments(i);
-    segments.clear();
+    std::vector<OptimSegment> segments;
     for (const checkpoint::Segment& s : pieces[next + 1].segments)
       segments.push_back({s.axis, s.begin, s.end, s.steps});
+    optim.set_segments(i, std::move(segments));
   }
+  store.publish();
   impl_->loaded_step = saved.manifest().step;
 }
 
-fs::path RunFolder::save(const TrainState& state, const ParamStore& store, AdamW& optim,
+fs::path RunFolder::save(const TrainState& state, const ParamStore& store, const AdamW& optim,
                          const std::string& config_yaml, const config::CheckpointConfig& keep) {
-  const auto pieces = pieces_of(store, &optim);
+  const bool on_cpu = store.device().type() == DeviceType::kCpu;
+  const auto pieces = pieces_of(
+      store, &optim,
+      on_cpu ? HostBuckets{store.masters().raw(), optim.m().raw(), optim.v().raw()} : HostBuckets{});
+  Downloads downloads(store, optim);
   checkpoint::SaveRequest request;
   request.step = state.step;
   request.run_id = state.run_id;
   request.pieces = pieces;
+  if (!on_cpu) request.content = std::ref(downloads);
   request.state = state.to_json();
   request.config = config_yaml;
   if (std::isfinite(state.last_validation)) request.metric = state.last_validation;
@@ -186,8 +244,16 @@ std::string Weights::identity() const {
 }
 
 void Weights::load(ParamStore& store) const {
-  auto pieces = pieces_of(store, nullptr);
-  if (impl_->checkpoint) return impl_->checkpoint->read(pieces);
+  HostImage image(store.masters());
+  auto pieces = pieces_of(store, nullptr, {image.data()});
+  const auto done = [&] {
+    image.write_back();
+    store.publish();
+  };
+  if (impl_->checkpoint) {
+    impl_->checkpoint->read(pieces);
+    return done();
+  }
   const std::vector<foreign::TensorInfo>& tensors = impl_->file.tensors->tensors();
   std::map<std::string, size_t> places;
   for (size_t i = 0; i < tensors.size(); ++i) places[tensors[i].name] = i;
@@ -218,6 +284,7 @@ void Weights::load(ParamStore& store) const {
   }
   foreign::load_values(*impl_->file.tensors,
                        store.dtype() == DType::kF64 ? foreign::Type::kF64 : foreign::Type::kF32, into);
+  done();
 }
 
 std::string new_run_id() {

@@ -47,7 +47,7 @@ class RunFolder {
 
   // Complete and verified under its final name when this returns; then retention by `keep`, whose failure is
   // a warning. Throws kIo or kCannotCreate and leaves no trace where it cannot save.
-  std::filesystem::path save(const TrainState& state, const ParamStore& store, AdamW& optim,
+  std::filesystem::path save(const TrainState& state, const ParamStore& store, const AdamW& optim,
                              const std::string& config_yaml, const config::CheckpointConfig& keep);
 
  private:

@@ -30,21 +30,31 @@ std::string missing_kernel(const config::RunConfig& config, DeviceType target) {
   return "";
 }
 
+DeviceType device_type(const config::RunConfig& config) {
+  if (config.device == "cuda") return DeviceType::kCuda;
+  if (config.device == "emul") return DeviceType::kEmul;
+  const bool gpu = config.device == "auto" && config.precision != "fp64" && cuda::inspect().problem.empty() &&
+                   missing_kernel(config, DeviceType::kCuda).empty();
+  return gpu ? DeviceType::kCuda : DeviceType::kCpu;
+}
+
 std::unique_ptr<Device> make_device(const config::RunConfig& config) {
   const int threads = static_cast<int>(config.threads);
-  if (config.device == "cuda") {
+  const DeviceType type = device_type(config);
+  std::unique_ptr<Device> device;
+  if (type == DeviceType::kCuda) {
     cuda::DeviceOptions options;
     options.num_threads = threads;
     options.cache = cache_folder();
-    const auto device = cuda::make_device(options);
-    const std::string missing = missing_kernel(config, DeviceType::kCuda);
-    if (!missing.empty()) fail(ExitCode::kUnavailable, kNoKernel, "device: cuda: ", missing);
-    // Batches, checkpoints and reports still pass through tensors as memory of the host.
-    fail(ExitCode::kUnavailable, kNoKernel,
-         "device: cuda: found every kernel, but a training loop that works on memory of the host alone; "
-         "mend it by device: cpu");
+    device = cuda::make_device(options);
+  } else {
+    device = std::make_unique<Device>(type, threads);
   }
-  return std::make_unique<Device>(DeviceType::kCpu, threads);
+  if (type != DeviceType::kCpu) {
+    const std::string missing = missing_kernel(config, type);
+    if (!missing.empty()) fail(ExitCode::kUnavailable, kNoKernel, "device: ", config.device, ": ", missing);
+  }
+  return device;
 }
 
 }  // namespace rookery::loop

@@ -9,9 +9,12 @@
 
 namespace rookery::loop {
 
-// auto: the CPU, as long as the training loop works on host memory alone. cuda: Error kUnavailable: DEV-02 to
-// DEV-06 (kernels/cuda/device.h), else DEV-01, which names the operation that has no kernel, or the loop.
+// auto: a GPU where there is one, it can be used and has a kernel for each operation of the run; else the
+// CPU. cuda, emul: Error kUnavailable: DEV-02 to DEV-06 (kernels/cuda/device.h), or DEV-01, which names the
+// operation that has no kernel.
 std::unique_ptr<Device> make_device(const config::RunConfig& config);
+// The kind of it, without making one: cuda although there may be none.
+DeviceType device_type(const config::RunConfig& config);
 
 // Which operation of a training step has no kernel for `target`: the text of DEV-01; empty: all have.
 std::string missing_kernel(const config::RunConfig& config, DeviceType target);

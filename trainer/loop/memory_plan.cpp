@@ -1,9 +1,8 @@
 #include "trainer/loop/memory_plan.h"
 
-#include <algorithm>
-
 #include "trainer/loop/human.h"
 #include "trainer/loop/session.h"
+#include "trainer/loop/step.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/recipes/recipe.h"
 
@@ -12,30 +11,38 @@ namespace rookery::loop {
 MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target) {
   auto meta = std::make_unique<Device>(DeviceType::kMeta, static_cast<int>(config.threads));
   meta->plans_for = target;
-  const Session session =
+  Session session =
       make_session(config::parse_run(config::resolved_yaml(config), "the configuration"), std::move(meta));
-  Device& device = *session.device;
-  const auto loader = make_loader(config, session.model->vocab_size());
   const auto recipe = make_recipe(*config.recipe);
-  const int64_t accum = config.grad_accum_steps(1), rows = config.recipe->micro_batch_size;
-  device.arena().begin_step("train");
-  session.store->begin_step();
-  // From the second micro-batch on, whose gradients add, each asks for the same.
-  for (int64_t i = 0; i < std::min<int64_t>(accum, 2); ++i) {
-    const DeviceBatch batch = recipe->prepare(loader->read(i * rows, rows), device);
-    Tape tape;
-    nn::SeqContext seq;
-    nn::Context cx{&tape, seq};
-    tape.backward(recipe->loss(*session.model, batch, cx, config.tokens_per_step(), accum).loss);
-  }
-  device.arena().end_step();
-  const auto one = session.store->num_elements() * static_cast<int64_t>(dtype_size(session.store->dtype()));
-  return {one, one, 2 * one, static_cast<int64_t>(device.arena().plan("train")->slab_bytes)};
+  AdamW optim(*session.store, make_adamw_config(config),
+              [&](const Parameter& p) { return session.model->optim_group(p); });
+  const data::Batch batch =
+      make_loader(config, session.model->vocab_size())->read(0, config.recipe->micro_batch_size);
+  TrainStep(session, *recipe, optim).plan(batch, config.grad_accum_steps(1));
+  return memory_held(*session.device);
+}
+
+MemoryPlan memory_held(const Device& device) {
+  MemoryPlan held;
+  for (const auto& [name, bytes] : {std::pair{"parameters", &held.parameters},
+                                    {"gradients", &held.gradients},
+                                    {"moments", &held.moments},
+                                    {"compute copies", &held.copies},
+                                    {"workspaces", &held.workspaces}})
+    for (const Arena::Owned& owned : device.arena().owners())
+      if (owned.name == name) *bytes = static_cast<int64_t>(owned.bytes);
+  if (const Arena::Plan* step = device.arena().plan("train"))
+    held.activations = static_cast<int64_t>(step->slab_bytes);
+  return held;
 }
 
 std::string to_string(const MemoryPlan& plan) {
-  return str("parameters ", mib(plan.parameters), " + gradients ", mib(plan.gradients), " + moments ",
-             mib(plan.moments), " + activations ", mib(plan.activations), " = ", mib(plan.total()));
+  std::string text = str("parameters ", mib(plan.parameters), " + gradients ", mib(plan.gradients),
+                         " + moments ", mib(plan.moments));
+  if (plan.copies > 0) text += str(" + compute copies ", mib(plan.copies));
+  text += str(" + activations ", mib(plan.activations));
+  if (plan.workspaces > 0) text += str(" + workspaces ", mib(plan.workspaces));
+  return text + str(" = ", mib(plan.total()));
 }
 
 void check_memory(const MemoryPlan& plan, const config::RunConfig& config, int64_t available) {

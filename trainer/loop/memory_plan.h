@@ -10,14 +10,21 @@
 
 namespace rookery::loop {
 
-struct MemoryPlan {
-  int64_t parameters = 0, gradients = 0, moments = 0, activations = 0;  // bytes
-  int64_t total() const { return parameters + gradients + moments + activations; }
+struct MemoryPlan {  // bytes by owner
+  int64_t parameters = 0, gradients = 0, moments = 0;
+  int64_t copies = 0;       // bf16 parameters that operations read, on a GPU
+  int64_t activations = 0;  // all that comes and goes within a step
+  int64_t workspaces = 0;   // batches, the optimizer's tables and scratch
+  int64_t total() const { return parameters + gradients + moments + copies + activations + workspaces; }
 };
 // target: the device that will run it. Throws DEV-01 where an operation has no kernel for that.
 MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target = DeviceType::kCpu);
 
-// "parameters 1.4 MiB + gradients 1.4 MiB + moments 2.8 MiB + activations 12.0 MiB = 17.6 MiB"
+// What the arena of a device holds from the second training step on.
+MemoryPlan memory_held(const Device& device);
+
+// "parameters 1.4 MiB + gradients 1.4 MiB + moments 2.8 MiB + activations 12.0 MiB = 17.6 MiB"; copies and
+// workspaces where there are any.
 std::string to_string(const MemoryPlan& plan);
 
 // Throws kUnavailable MEM-02, with the parts and what would make them smaller, when the plan is larger than

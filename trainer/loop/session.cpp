@@ -16,7 +16,8 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device) {
   Session s;
   s.config = std::move(config);
   s.device = std::move(device);
-  if (s.config.precision == "bf16" && s.device->target() == DeviceType::kCpu) {
+  const bool bf16 = s.config.precision == "bf16", on_cpu = s.device->target() == DeviceType::kCpu;
+  if (bf16 && on_cpu) {
     if (!bf16_matmul_available())
       fail(ExitCode::kUnavailable, "CPU-03",
            "precision: bf16 needs a processor with AVX512-BF16 or AMX and a build with oneDNN; use "
@@ -25,9 +26,9 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device) {
   }
   s.model = make_model(*s.config.model);
   if (s.config.recipe) s.model->recompute = recompute_from_string(s.config.recipe->recompute);
-  const Arena::Owner owner(s.device->arena(), "parameters and gradients");
-  s.store = std::make_unique<ParamStore>(s.model->parameters.all(),
-                                         s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device);
+  s.store = std::make_unique<ParamStore>(
+      s.model->parameters.all(), s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device,
+      bf16 && !on_cpu ? ParamStore::Copies::kBf16 : ParamStore::Copies::kNone);
   return s;
 }
 

@@ -20,8 +20,9 @@ struct Session {
   std::string identity;              // of that checkpoint: Weights::identity
 };
 
-// A model by its configuration, weights zero. type kMeta: shapes and memory plans only. Throws kUnavailable
-// for precision bf16 on a processor or build without it.
+// A model by its configuration, weights zero. type kMeta: shapes and memory plans only. precision bf16: on
+// the CPU matrix products round their operands, on a GPU all activations and the parameters that operations
+// read are bf16. Throws kUnavailable for bf16 on a processor or build without it.
 Session make_session(config::RunConfig config, DeviceType type = DeviceType::kCpu);
 Session make_session(config::RunConfig config, std::unique_ptr<Device> device);
 

@@ -6,13 +6,11 @@
 #include <cmath>
 
 #include "data/tokenizer/tokenizer.h"
-#include "kernels/base/fault.h"
 #include "kernels/base/io.h"
 #include "trainer/config/writers.h"
 #include "trainer/loop/device.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
-#include "trainer/loop/memory_plan.h"
 #include "trainer/plan/count.h"
 
 namespace rookery::loop {
@@ -21,59 +19,48 @@ namespace {
 constexpr int kMaxFailedSaves = 3;         // then the run ends with kIo; the last good checkpoint stays
 constexpr int64_t kMaxSkippedInARow = 10;  // non-finite steps, then kNumerics
 
-double scalar(const Tensor& t) { return to_doubles(t)[0]; }
-
 // On the device that the configuration asks for, unless its plan is beyond the memory that is free there.
-Session affordable_session(config::RunConfig config) {
+Session affordable_session(config::RunConfig config, MemoryPlan& plan) {
   auto device = make_device(config);
   const int64_t free = device->on_host() ? available_memory_bytes()
                                          : static_cast<int64_t>(device->accelerator().memory().free);
-  check_memory(plan_memory(config, device->type()), config, free);
+  plan = plan_memory(config, device->type());
+  check_memory(plan, config, free);
   return make_session(std::move(config), std::move(device));
+}
+
+// "a, b": the parts of which more than 5 % more, or less, is held than was planned.
+std::string surprises(const MemoryPlan& planned, const MemoryPlan& held) {
+  std::string text;
+  for (const auto& [name, part] : {std::pair{"parameters", &MemoryPlan::parameters},
+                                   {"gradients", &MemoryPlan::gradients},
+                                   {"moments", &MemoryPlan::moments},
+                                   {"compute copies", &MemoryPlan::copies},
+                                   {"activations", &MemoryPlan::activations},
+                                   {"workspaces", &MemoryPlan::workspaces}}) {
+    const int64_t expected = planned.*part, found = held.*part;
+    if (std::abs(found - expected) > expected / 20)
+      text += str(text.empty() ? "" : ", ", name, " ", mib(found), " instead of ", mib(expected));
+  }
+  return text;
+}
+
+std::string device_text(const Device& device) {
+  if (!device.on_host()) return device.accelerator().name();
+  return str(device.type() == DeviceType::kEmul ? "emulated GPU, " : "", device.num_threads(), " threads, ",
+             device.isa());
 }
 
 }  // namespace
 
 Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
   StepReport report{};
-  Arena& arena = session_.device->arena();
-  const auto& recipe = *session_.config.recipe;
   report.lr = schedule_.at(state_.step);
-
-  arena.begin_step("train");
-  session_.store->begin_step();
-  std::vector<DeviceBatch> on_device;
-  int64_t count = 0;
-  for (const data::Batch& batch : batches) {
-    on_device.push_back(recipe_->prepare(batch, *session_.device));
-    count += on_device.back().y.numel();
-  }
-  for (const DeviceBatch& batch : on_device) {
-    const double start = steady_now();
-    Tape tape;
-    nn::SeqContext seq;
-    nn::Context cx{&tape, seq};
-    const ops::LossOut loss =
-        recipe_->loss(*session_.model, batch, cx, count, static_cast<int64_t>(batches.size()));
-    const double forward_done = steady_now();
-    tape.backward(loss.loss);
-    report.backward_s += steady_now() - forward_done;
-    report.forward_s += forward_done - start;
-    const double value = scalar(loss.loss.value());
-    report.loss += value;
-    report.loss_max = std::max(report.loss_max, value * static_cast<double>(batches.size()));
-  }
-  if (fault_point("train.loss") == FaultAction::kNan) report.loss = NAN;
-  if (!std::isfinite(report.loss)) report.loss_max = report.loss;
-  session_.store->finish_reduction();
-  const double start = steady_now();
-  report.update = std::isfinite(report.loss) ? optim_.step(report.lr) : AdamW::Report{NAN, 1, false};
-  report.applied = report.update.finite;
-  report.optim_s = steady_now() - start;
-  arena.end_step();
+  report.work = step_.run(batches, report.lr);
+  report.applied = report.work.update.finite;
 
   ++state_.step;
-  state_.samples += recipe.global_batch_size;
+  state_.samples += session_.config.recipe->global_batch_size;
   state_.tokens += session_.config.tokens_per_step();
   state_.skipped += !report.applied;
   state_.skipped_in_a_row = report.applied ? 0 : state_.skipped_in_a_row + 1;
@@ -107,25 +94,25 @@ ExitCode Trainer::run() {
     m.tokens = state_.tokens;
     m.total_tokens = total * c.tokens_per_step();
     m.step_tokens = c.tokens_per_step();
-    m.loss = report.loss;
-    m.loss_max = report.loss_max;
+    m.loss = report.work.loss;
+    m.loss_max = report.work.loss_max;
     m.lr = report.lr;
     m.weight_decay = c.optim.weight_decay;
-    m.grad_norm = report.update.grad_norm;
-    m.clip_coef = report.update.clip_coef;
+    m.grad_norm = report.work.update.grad_norm;
+    m.clip_coef = report.work.update.clip_coef;
     m.skipped = state_.skipped;
     m.step_time_s = step_s;
     m.data_wait_s = waited;
-    m.forward_s = report.forward_s;
-    m.backward_s = report.backward_s;
-    m.optim_s = report.optim_s;
-    m.memory_bytes = peak_memory_bytes();
-    m.memory_total_bytes = machine_memory_;
+    m.forward_s = report.work.forward_s;
+    m.backward_s = report.work.backward_s;
+    m.optim_s = report.work.optim_s;
+    m.memory_bytes = memory_bytes();
+    m.memory_total_bytes = total_memory_;
     log_->step(m);
     if (state_.step - first_step == 1) explain_memory();
     if (!report.applied) {
-      log_->warning(str("step ", state_.step, ": loss ", report.loss, ", gradient norm ",
-                        report.update.grad_norm, ": not finite; the step was not applied. Samples ",
+      log_->warning(str("step ", state_.step, ": loss ", report.work.loss, ", gradient norm ",
+                        report.work.update.grad_norm, ": not finite; the step was not applied. Samples ",
                         state_.samples - c.recipe->global_batch_size, " to ", state_.samples - 1));
       if (state_.skipped_in_a_row >= kMaxSkippedInARow)
         fail(ExitCode::kNumerics, "TRAIN-03", folder_.path().string(), ": ", state_.skipped_in_a_row,
@@ -243,13 +230,23 @@ void Trainer::save(bool last_chance) {
   longest_save_s_ = std::max(longest_save_s_, last_save_at_ - start);
 }
 
+// Peak of this process, or what is held of the GPU.
+int64_t Trainer::memory_bytes() const {
+  if (session_.device->on_host()) return peak_memory_bytes();
+  int64_t held = 0;
+  for (const Arena::Owned& owned : session_.device->arena().owners())
+    held += static_cast<int64_t>(owned.bytes);
+  return held;
+}
+
 void Trainer::explain_memory() {
   const Arena::Plan* plan = session_.device->arena().plan("train");
   if (plan == nullptr) return;
-  const auto one = session_.store->num_elements() * static_cast<int64_t>(dtype_size(session_.store->dtype()));
-  log_->info(str("memory: ", MemoryPlan{one, one, 2 * one, static_cast<int64_t>(plan->slab_bytes)},
-                 "; activations are ", plan->requests, " blocks packed, at most ",
+  const MemoryPlan held = memory_held(*session_.device);
+  log_->info(str("memory: ", held, "; activations are ", plan->requests, " blocks packed, at most ",
                  mib(static_cast<int64_t>(plan->peak_bytes)), " live at once"));
+  if (const std::string other = surprises(planned_, held); !other.empty())
+    log_->warning(str("memory: another than was planned: ", other));
 }
 
 Schedule make_schedule(const config::RunConfig& c) {
@@ -323,13 +320,15 @@ Trainer::Trainer(config::LoadedRun run, TrainOptions options, Console& console)
       console_(console),
       signals_(console_.style().terminal),
       control_(run.config.run_dir, signals_, options_.max_seconds),
-      session_(affordable_session(std::move(run.config))),
+      session_(affordable_session(std::move(run.config), planned_)),
       recipe_(make_recipe(*session_.config.recipe)),
       loader_(make_loader(session_.config, session_.model->vocab_size())),
       validation_(open_validation(session_.config, session_.model->vocab_size())),
       schedule_(make_schedule(session_.config)),
       optim_(*session_.store, make_adamw_config(session_.config),
              [this](const Parameter& p) { return session_.model->optim_group(p); }),
+      step_(session_, *recipe_, optim_,
+            [this] { tell('I', str("graph: step ", state_.step + 1, " is noted as a whole and replayed")); }),
       folder_(session_.config.run_dir, [this](const std::string& text) { tell('W', text); }) {
   folder_.check_space(*session_.store);
   const auto found = options_.fresh ? std::nullopt : folder_.find(options_.resume_from);
@@ -383,6 +382,7 @@ void Trainer::begin() {
       tell('W', str("init.from: ", weights.path().string(), " has model.", d.path, " ", d.left, ", this run ",
                     d.right));
   }
+  session_.store->publish();
   make_way({});
 }
 
@@ -435,7 +435,9 @@ void Trainer::start_log() {
   log.slowest_source = [this] { return loader_->slowest_source(); };
   log_ = std::make_unique<MetricsLog>(log, console_);
   for (const auto& [level, text] : early_) log_->already_shown(level, text);
-  machine_memory_ = this_machine().memory_bytes;
+  total_memory_ = session_.device->on_host()
+                      ? this_machine().memory_bytes
+                      : static_cast<int64_t>(session_.device->accelerator().memory().total);
   last_save_at_ = steady_now();
 
   for (const auto& [name, value] : rookery_variables()) {
@@ -449,8 +451,8 @@ void Trainer::start_log() {
   log_->info(str(c.name, ": ", c.model.name(), ", ",
                  human_count(static_cast<double>(session_.store->num_elements())), " parameters (",
                  human_count(static_cast<double>(session_.store->num_elements() - embedding)),
-                 " without the embedding), ", c.precision, ", ", session_.device->pool().num_threads(),
-                 " threads, ", session_.device->isa()));
+                 " without the embedding), ", c.precision, ", ", device_text(*session_.device)));
+  log_->info(str("memory: planned are ", planned_));
   for (size_t i = 0; i < loader_->sources().size(); ++i) {
     const auto& source = loader_->sources()[i];
     const int64_t samples = loader_->samples_by_source(c.total_steps() * c.recipe->global_batch_size)[i];

@@ -10,9 +10,11 @@
 #include "data/loader/loader.h"
 #include "trainer/loop/checkpointing.h"
 #include "trainer/loop/console.h"
+#include "trainer/loop/memory_plan.h"
 #include "trainer/loop/metrics.h"
 #include "trainer/loop/session.h"
 #include "trainer/loop/signals.h"
+#include "trainer/loop/step.h"
 #include "trainer/loop/train_state.h"
 #include "trainer/optim/adamw.h"
 #include "trainer/optim/schedule.h"
@@ -42,8 +44,8 @@ class Trainer {
 
  private:
   struct StepReport {
-    double loss, loss_max, lr, forward_s, backward_s, optim_s;
-    AdamW::Report update;
+    TrainStep::Report work;
+    double lr;
     bool applied;
   };
   StepReport step(const std::vector<data::Batch>& batches);
@@ -55,6 +57,7 @@ class Trainer {
   void begin();
   void make_way(std::optional<int64_t> resumed_step);
   void explain_memory();
+  int64_t memory_bytes() const;
   void start_log();
   // A line for the console and train.log ('W': a warning); what is said before that is open is kept for it.
   void tell(char level, const std::string& text);
@@ -63,19 +66,21 @@ class Trainer {
   Console& console_;
   SignalGuard signals_;  // from the start, as the time limit: loading counts
   RunControl control_;
+  MemoryPlan planned_;  // filled on the way to session_
   Session session_;
   std::unique_ptr<Recipe> recipe_;
   std::unique_ptr<data::Loader> loader_;
   ValidationSets validation_;
   Schedule schedule_;
   AdamW optim_;
+  TrainStep step_;
   std::unique_ptr<MetricsLog> log_;
   std::vector<std::pair<char, std::string>> early_;  // told before log_ was open
   RunFolder folder_;  // holds the lock of the run; after what finds mistakes, which so leave no folder
   TrainState state_;
   double longest_step_s_ = 0, longest_save_s_ = 0, last_save_at_ = 0;
   int failed_saves_ = 0;
-  int64_t machine_memory_ = 0;
+  int64_t total_memory_ = 0;
 };
 
 // The sources of data.sources as a loader, checked against model and tokenizer.

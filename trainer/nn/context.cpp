@@ -1,7 +1,6 @@
 #include "trainer/nn/context.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 namespace rookery::nn {
@@ -13,15 +12,6 @@ Shape with_tokens(const Shape& shape, int64_t tokens) {
   return Shape(std::span<const int64_t>(dims));
 }
 
-// Tokens [from, from + count) of each row of x to position `at` of the rows of `to`.
-void copy_tokens(const Tensor& x, int64_t from, int64_t count, const Tensor& to, int64_t at) {
-  if (to.device().type() == DeviceType::kMeta) return;
-  const size_t token = x.bytes() / static_cast<size_t>(x.dim(0) * x.dim(1));
-  for (int64_t b = 0; b < x.dim(0); ++b)
-    std::memcpy(to.raw() + (b * to.dim(1) + at) * token, x.raw() + (b * x.dim(1) + from) * token,
-                count * token);
-}
-
 }  // namespace
 
 Tensor join_tokens(const Tensor& before, const Tensor& after) {
@@ -29,8 +19,8 @@ Tensor join_tokens(const Tensor& before, const Tensor& after) {
   const int64_t T1 = before.dim(1), T2 = after.dim(1);
   check_shape(before, with_tokens(after.shape(), T1), "[join_tokens] before");
   const Tensor joined = empty(with_tokens(after.shape(), T1 + T2), after.dtype(), after.device());
-  copy_tokens(before, 0, T1, joined, 0);
-  copy_tokens(after, 0, T2, joined, T1);
+  copy_columns(before, 0, T1, joined, 0);
+  copy_columns(after, 0, T2, joined, T1);
   return joined;
 }
 
@@ -39,19 +29,16 @@ Tensor tokens_of(const Tensor& x, int64_t begin, int64_t count) {
   RK_CHECK(begin >= 0 && count > 0 && begin + count <= T, "[tokens_of] ", count, " from ", begin, " of ", T);
   if (count == T) return x;
   const Tensor part = empty(with_tokens(x.shape(), count), x.dtype(), x.device());
-  copy_tokens(x, begin, count, part, 0);
+  copy_columns(x, begin, count, part, 0);
   return part;
 }
 
 void SeqContext::leave_last_token(const std::string& slot, const Var& x) {
   if (!carry) return;
   const auto [B, T, C] = x.value().dims<3>("[SeqContext] x");
-  Tensor last = empty({B, C}, x.value().dtype(), x.value().device());
-  const size_t row = static_cast<size_t>(C) * dtype_size(last.dtype());
-  if (last.device().type() != DeviceType::kMeta)
-    for (int64_t b = 0; b < B; ++b)
-      std::memcpy(last.raw() + b * row, x.value().raw() + ((b + 1) * T - 1) * row, row);
-  states_[slot] = Var(last);
+  const Tensor last = empty({B, 1, C}, x.value().dtype(), x.value().device());
+  copy_columns(x.value(), T - 1, 1, last, 0);
+  states_[slot] = Var(last.reshape({B, C}));
 }
 
 int64_t SeqContext::length(const std::string& slot) const {
@@ -70,15 +57,18 @@ Tensor SeqContext::document_after(const std::string& slot, const Shape& x) const
   if (!doc_start.defined()) return before;
   const int64_t B = x[0], T = x[1], past = length(slot);
   check_shape(doc_start, {B, T}, "[SeqContext] doc_start");
-  const Tensor after = empty({B}, DType::kI32, doc_start.device());
-  if (after.device().type() == DeviceType::kMeta) return after;
-  for (int64_t b = 0; b < B; ++b) {
-    int64_t document = before.defined() ? before.data<int32_t>()[b] : 0;
-    for (int64_t t = 0; t < T; ++t)
-      if (doc_start.data<uint8_t>()[b * T + t] != 0) document = past + t;
-    after.data<int32_t>()[b] = static_cast<int32_t>(document);
+  Device& device = doc_start.device();
+  std::vector<int32_t> after(static_cast<size_t>(B), 0);
+  if (device.type() != DeviceType::kMeta) {
+    if (before.defined()) download(before, after.data());
+    std::vector<uint8_t> starts(doc_start.bytes());
+    download(doc_start, starts.data());
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t t = 0; t < T; ++t)
+        if (starts[static_cast<size_t>(b * T + t)] != 0)
+          after[static_cast<size_t>(b)] = static_cast<int32_t>(past + t);
   }
-  return after;
+  return tensor_from(std::span<const int32_t>(after), {B}, DType::kI32, device);
 }
 
 size_t SeqContext::bytes() const {
@@ -90,27 +80,21 @@ size_t SeqContext::bytes() const {
 }
 
 Var SeqContext::append(const std::string& slot, const Var& x) {
-  const int64_t past = length(slot), B = x.shape()[0], T = x.shape()[1];
+  const int64_t past = length(slot), T = x.shape()[1];
   if (!carry && past == 0) return x;
   RK_CHECK(!x.tracked(), "[SeqContext] ", slot, " is kept: no gradient goes to earlier passes");
   const Tensor old = past > 0 ? histories_[slot].rows : Tensor();
   const int64_t capacity = past > 0 ? old.dim(1) : 0;
   std::vector<int64_t> dims(x.shape().begin(), x.shape().end());
   Tensor rows = old;
-  auto put = [&](const Tensor& from, int64_t count, int64_t at) {  // `count` rows of each sequence
-    const size_t row = x.value().bytes() / static_cast<size_t>(B * T);
-    if (rows.device().type() == DeviceType::kMeta) return;
-    for (int64_t b = 0; b < B; ++b)
-      std::memcpy(rows.raw() + (b * rows.dim(1) + at) * row, from.raw() + b * from.dim(1) * row, count * row);
-  };
   if (!carry || past + T > capacity) {
     dims[1] = carry ? std::max(past + T, 2 * capacity) : past + T;
     rows = empty(Shape(std::span<const int64_t>(dims)), x.value().dtype(), x.value().device());
-    if (past > 0) put(old, past, 0);
+    if (past > 0) copy_columns(old, 0, past, rows, 0);
   }
   dims[1] = rows.dim(1);
   check_shape(rows, Shape(std::span<const int64_t>(dims)), str("[SeqContext] ", slot));
-  put(x.value(), T, past);
+  copy_columns(x.value(), 0, T, rows, past);
   if (carry) histories_[slot] = {rows, past + T, document_after(slot, x.shape())};
   return rows;
 }

@@ -68,7 +68,7 @@ Tensor tokens_of(const Tensor& x, int64_t begin, int64_t count);
 struct Context {
   Tape* tape = nullptr;  // null: no gradients
   SeqContext& seq;
-  Var operator()(Parameter& p) const { return tape ? tape->leaf(p) : Var(p.master); }
+  Var operator()(Parameter& p) const { return tape ? tape->leaf(p) : Var(p.value()); }
 };
 
 }  // namespace rookery::nn

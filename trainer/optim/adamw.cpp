@@ -7,7 +7,13 @@ namespace rookery {
 namespace {
 constexpr auto kUpdate = RK_KERNEL(adamw_update);
 constexpr auto kSquares = RK_KERNEL(sum_of_squares);
-constexpr auto kUpdateSquares = RK_KERNEL(adamw_squares);
+constexpr auto kStep = RK_KERNEL_GPU(adamw_step);
+constexpr auto kUpdateSquares = RK_KERNEL_GPU(adamw_squares);
+
+Tensor numbers(std::initializer_list<double> values, Device& device) {
+  return tensor_from(std::span<const double>(values.begin(), values.size()),
+                     {static_cast<int64_t>(values.size())}, DType::kF64, device);
+}
 }  // namespace
 
 AdamW::AdamW(ParamStore& store, const AdamwConfig& config,
@@ -17,32 +23,96 @@ AdamW::AdamW(ParamStore& store, const AdamwConfig& config,
     groups_.push_back(group_of(*p));
     segments_.push_back({{0, 0, p->global[0], 0}});
   }
-  m_ = zeros(store.masters().shape(), store.dtype(), store.device());
-  v_ = zeros(store.masters().shape(), store.dtype(), store.device());
-  scratch_ = empty({squares_blocks(store.grads().numel())}, DType::kF64, store.device());
+  Device& device = store.device();
+  {
+    const Arena::Owner owner(device.arena(), "moments");
+    m_ = zeros(store.masters().shape(), store.dtype(), device);
+    v_ = zeros(store.masters().shape(), store.dtype(), device);
+  }
+  const Arena::Owner owner(device.arena(), "workspaces");
+  scratch_ = empty({squares_blocks(store.grads().numel())}, DType::kF64, device);
+}
+
+void AdamW::set_segments(size_t parameter, std::vector<OptimSegment> segments) {
+  segments_[parameter] = std::move(segments);
+  table_ = {};
 }
 
 AdamW::Report AdamW::step(double lr) {
-  Device& device = store_.device();
-  for (Parameter* p : store_.parameters())
-    if (!p->trainable) fill_zero(p->grad);  // frozen parameters do not count in the norm
-  double squares = 0;
-  kSquares(device, {store_.grads(), &squares, scratch_});
-  Report report{std::sqrt(squares), 1.0, std::isfinite(squares)};
-  if (!report.finite) return report;
-  if (config_.grad_clip > 0) report.clip_coef = std::min(1.0, config_.grad_clip / (report.grad_norm + 1e-6));
-
-  for (size_t i = 0; i < store_.parameters().size(); ++i) {
-    if (!store_.parameters()[i]->trainable) continue;
-    for (OptimSegment& segment : segments_[i]) ++segment.steps;
-    for_each_range(i, lr, report.clip_coef, [&](const AdamwArgs& update) { kUpdate(device, update); });
-  }
-  return report;
+  set_rate(lr);
+  launch({});
+  return finish();
 }
 
-void AdamW::for_each_range(size_t parameter, double lr, double clip,
-                           const std::function<void(const AdamwArgs&)>& visit) const {
+void AdamW::set_rate(double lr) {
+  lr_ = lr;
+  if (on_cpu()) return;
+  Device& device = store_.device();
+  const Arena::Owner owner(device.arena(), "workspaces");
+  if (!state_.defined()) {
+    state_ = zeros({3}, DType::kF64, device);
+    rate_ = zeros({1}, DType::kF64, device);
+  }
+  if (!table_.rules.defined()) {
+    std::vector<AdamwRange> all;
+    for (size_t i = 0; i < segments_.size(); ++i) {
+      if (!store_.parameters()[i]->trainable) continue;
+      for (const AdamwRange& range : ranges(i, updates_)) all.push_back(range);
+    }
+    table_ = adamw_table(all, device);
+  }
+  upload(&lr, rate_);
+}
+
+void AdamW::launch(const Tensor& losses) {
+  for (Parameter* p : store_.parameters())
+    if (!p->trainable) fill_zero(p->grad);  // frozen parameters do not count in the norm
+  if (!on_cpu()) {
+    kStep(store_.device(), {store_.masters(), store_.grads(), m_, v_, store_.copies(), table_, state_, rate_,
+                            scratch_, config_.beta1, config_.beta2, config_.eps, config_.grad_clip, losses});
+    return;
+  }
+  report_ = {NAN, 1, false};
+  if (losses.defined())
+    for (const double loss : to_doubles(losses))
+      if (!std::isfinite(loss)) return;
+  double squares = 0;
+  kSquares(store_.device(), {store_.grads(), &squares, scratch_});
+  report_ = {std::sqrt(squares), 1, std::isfinite(squares)};
+  if (!report_.finite) return;
+  if (config_.grad_clip > 0)
+    report_.clip_coef = std::min(1.0, config_.grad_clip / (report_.grad_norm + 1e-6));
+  update_on_host(report_.clip_coef);
+}
+
+AdamW::Report AdamW::finish() {
+  if (!on_cpu()) {
+    const std::vector<double> state = Readback(state_).values();  // AdamwState
+    const bool applied = state[1] > 0;
+    report_ = {state[0], applied ? state[1] : 1, applied};
+  }
+  if (!report_.finite) return report_;
+  ++updates_;
+  for (size_t i = 0; i < segments_.size(); ++i)
+    if (store_.parameters()[i]->trainable)
+      for (OptimSegment& segment : segments_[i]) ++segment.steps;
+  return report_;
+}
+
+void AdamW::update_on_host(double clip) {
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    if (!store_.parameters()[i]->trainable) continue;
+    for (const AdamwRange& r : ranges(i, updates_))
+      kUpdate(store_.device(),
+              {store_.masters(), store_.grads(), m_, v_, r.begin, r.end, lr_ * r.lr_scale, config_.beta1,
+               config_.beta2, config_.eps, r.weight_decay, clip, updates_ + 1 - r.missed});
+  }
+}
+
+std::vector<AdamwRange> AdamW::ranges(size_t parameter, int64_t updates) const {
+  std::vector<AdamwRange> all;
   const Parameter& p = *store_.parameters()[parameter];
+  const OptimGroup& group = groups_[parameter];
   for (const OptimSegment& segment : segments_[parameter]) {
     // Along axis a the segment is one run of elements for each index of the axes before it.
     int64_t outer = 1, inner = 1;
@@ -51,31 +121,47 @@ void AdamW::for_each_range(size_t parameter, double lr, double clip,
     const int64_t stride = p.global[segment.axis] * inner;
     for (int64_t o = 0; o < outer; ++o) {
       const int64_t base = store_.range(parameter).begin + o * stride;
-      visit({store_.masters(), store_.grads(), m_, v_, base + segment.begin * inner,
-             base + segment.end * inner, lr * groups_[parameter].lr_scale, config_.beta1, config_.beta2,
-             config_.eps, groups_[parameter].decay ? config_.weight_decay : 0.0, clip,
-             std::max<int64_t>(segment.steps, 1)});  // 0 of a frozen parameter: its moments are 0
+      all.push_back({base + segment.begin * inner, base + segment.end * inner, group.lr_scale,
+                     group.decay ? config_.weight_decay : 0.0, updates - segment.steps});
     }
   }
+  return all;
 }
 
 std::vector<AdamW::Norms> AdamW::norms(double lr,
                                        const std::function<std::string(const Parameter&)>& part_of) {
-  std::vector<Norms> parts;
-  for (size_t i = 0; i < store_.parameters().size(); ++i) {
+  std::vector<AdamwRange> all;
+  std::vector<std::string> part_of_range;
+  for (size_t i = 0; i < segments_.size(); ++i) {
     const Parameter& p = *store_.parameters()[i];
-    const std::string part = part_of(p);
-    auto it = std::find_if(parts.begin(), parts.end(), [&](const Norms& n) { return n.part == part; });
-    if (it == parts.end()) it = parts.insert(parts.end(), {part});
-    for_each_range(i, p.trainable ? lr : 0, 1, [&](const AdamwArgs& update) {
-      AdamwSquaresArgs::Result squares{};
-      kUpdateSquares(store_.device(),
-                     {update, &squares,
-                      empty({3 * squares_blocks(update.end - update.begin)}, DType::kF64, store_.device())});
-      it->param += squares.param;
-      it->grad += squares.grad;
-      it->change += squares.change;
-    });
+    for (AdamwRange range : ranges(i, updates_)) {
+      if (!p.trainable) range.lr_scale = 0;
+      range.missed = std::min(range.missed, updates_ - 1);  // without updates its moments are 0
+      all.push_back(range);
+      part_of_range.push_back(part_of(p));
+    }
+  }
+  Device& device = store_.device();
+  const AdamwTable table = adamw_table(all, device);
+  const Tensor sums = empty(table.tiles.shape(), DType::kF64, device);
+  kUpdateSquares(device, {store_.masters(), store_.grads(), m_, v_, table,
+                          numbers({0, 1, static_cast<double>(updates_)}, device), numbers({lr}, device), sums,
+                          config_.beta1, config_.beta2, config_.eps});
+  const std::vector<double> squares = to_doubles(sums);
+  std::vector<Norms> parts;
+  size_t tile = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    Norms own{part_of_range[i]};
+    for (int64_t n = squares_blocks(all[i].end - all[i].begin); n > 0; --n, ++tile) {
+      own.param += squares[3 * tile];
+      own.grad += squares[3 * tile + 1];
+      own.change += squares[3 * tile + 2];
+    }
+    auto it = std::find_if(parts.begin(), parts.end(), [&](const Norms& n) { return n.part == own.part; });
+    if (it == parts.end()) it = parts.insert(parts.end(), {own.part});
+    it->param += own.param;
+    it->grad += own.grad;
+    it->change += own.change;
   }
   for (Norms& n : parts) n = {n.part, std::sqrt(n.param), std::sqrt(n.grad), std::sqrt(n.change)};
   return parts;

@@ -37,6 +37,12 @@ class AdamW {
     bool finite;       // false: nothing was changed
   };
   Report step(double lr);
+  // The same in parts. Between set_rate() and finish() nothing waits for a GPU, and all numbers that change
+  // from step to step lie in its memory, so that a graph can repeat launch(). losses: of the whole step, in
+  // the dtype of the masters, or undefined; where one is not finite nothing is changed.
+  void set_rate(double lr);
+  void launch(const Tensor& losses);
+  Report finish();
 
   // Of the parameters, their gradients before clipping, and the change that step(lr) has just made: L2 norms
   // over each part of the model. Before the next backward pass.
@@ -48,17 +54,26 @@ class AdamW {
 
   const Tensor& m() const { return m_; }
   const Tensor& v() const { return v_; }
-  std::vector<OptimSegment>& segments(size_t parameter) { return segments_[parameter]; }
+  const std::vector<OptimSegment>& segments(size_t parameter) const { return segments_[parameter]; }
+  void set_segments(size_t parameter, std::vector<OptimSegment> segments);
 
  private:
-  // Calls visit(update) for each segment of a parameter, in flat ranges.
-  void for_each_range(size_t parameter, double lr, double clip,
-                      const std::function<void(const AdamwArgs&)>& visit) const;
+  // The flat ranges of a parameter's segments with their rules, where the optimizer has done `updates`.
+  std::vector<AdamwRange> ranges(size_t parameter, int64_t updates) const;
+  void update_on_host(double clip);
+  bool on_cpu() const { return store_.device().target() == DeviceType::kCpu; }
+
   ParamStore& store_;
   AdamwConfig config_;
   std::vector<OptimGroup> groups_;
   std::vector<std::vector<OptimSegment>> segments_;
   Tensor m_, v_, scratch_;
+  double lr_ = 0;
+  Report report_{};      // of the CPU, which is done when launch() is
+  int64_t updates_ = 0;  // that changed something, of this object
+  // What the GPU reads: the ranges of the parameters that are trained, the rate, its own counts.
+  AdamwTable table_;
+  Tensor rate_, state_;
 };
 
 }  // namespace rookery

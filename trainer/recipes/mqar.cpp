@@ -12,8 +12,10 @@ namespace {
 
 class Mqar : public Recipe {
  public:
-  DeviceBatch prepare(const data::Batch& batch, Device& device) const override {
-    DeviceBatch on = Recipe::prepare(batch, device);
+  void prepare(const data::Batch& batch, Device& device, DeviceBatch& on) const override {
+    const Shape shape{batch.rows, batch.seq_len};
+    assign(on.x, std::span<const int32_t>(batch.x), shape, device);
+    assign(on.doc_start, std::span<const uint8_t>(batch.doc_start), shape, device);
     std::vector<int32_t> rows, values;
     const std::span<const int32_t> x(batch.x);
     for (int64_t b = 0; b < batch.rows; ++b) {
@@ -23,10 +25,9 @@ class Mqar : public Recipe {
         values.push_back(label.value);
       }
     }
-    const Shape shape{1, static_cast<int64_t>(rows.size())};
-    on.rows = tensor_from(std::span<const int32_t>(rows), shape, DType::kI32, device);
-    on.y = tensor_from(std::span<const int32_t>(values), shape, DType::kI32, device);
-    return on;
+    const Shape asked{1, static_cast<int64_t>(rows.size())};
+    assign(on.rows, std::span<const int32_t>(rows), asked, device);
+    assign(on.y, std::span<const int32_t>(values), asked, device);
   }
 
   ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
@@ -44,12 +45,13 @@ class Mqar : public Recipe {
       e.nats += row;
     e.targets = batch.y.numel();
     const int64_t V = model.vocab_size();
-    dispatch_float(logits.dtype(), [&]<class T>() {
-      for (int64_t m = 0; m < e.targets; ++m) {
-        const T* row = logits.data<T>() + m * V;
-        e.correct += std::max_element(row, row + V) - row == batch.y.data<int32_t>()[m];
-      }
-    });
+    const Tensor rows = logits.reshape({e.targets, V});
+    const std::vector<double> answers = to_doubles(batch.y);
+    for (int64_t m = 0; m < e.targets; ++m) {
+      const std::vector<double> row = to_doubles(rows.narrow(m, 1));
+      const auto best = std::max_element(row.begin(), row.end()) - row.begin();
+      e.correct += static_cast<double>(best) == answers[static_cast<size_t>(m)];
+    }
     return e;
   }
 

@@ -34,8 +34,14 @@ struct Evaluation {
 class Recipe {
  public:
   virtual ~Recipe() = default;
-  // Every position predicts the token behind it, unless a recipe asks for something else.
-  virtual DeviceBatch prepare(const data::Batch& batch, Device& device) const;
+  // Every position predicts the token behind it, unless a recipe asks for something else. Into the tensors of
+  // `on`, whose addresses stay while shapes do.
+  virtual void prepare(const data::Batch& batch, Device& device, DeviceBatch& on) const;
+  DeviceBatch prepare(const data::Batch& batch, Device& device) const {
+    DeviceBatch on;
+    prepare(batch, device, on);
+    return on;
+  }
   // count: targets of the whole global batch, by which the loss is divided; accum_steps: micro-batches of a
   // step. Without a tape in cx: for validation, under the same conditions.
   virtual ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,

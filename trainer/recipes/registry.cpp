@@ -35,12 +35,11 @@ std::unique_ptr<Recipe> make_recipe(const config::RecipeConfig& config) {
   return maker->second(config);
 }
 
-DeviceBatch Recipe::prepare(const data::Batch& b, Device& device) const {
+void Recipe::prepare(const data::Batch& b, Device& device, DeviceBatch& on) const {
   const Shape shape{b.rows, b.seq_len};
-  return {tensor_from(std::span<const int32_t>(b.x), shape, DType::kI32, device),
-          tensor_from(std::span<const uint8_t>(b.doc_start), shape, DType::kU8, device),
-          {},
-          tensor_from(std::span<const int32_t>(b.y), shape, DType::kI32, device)};
+  assign(on.x, std::span<const int32_t>(b.x), shape, device);
+  assign(on.doc_start, std::span<const uint8_t>(b.doc_start), shape, device);
+  assign(on.y, std::span<const int32_t>(b.y), shape, device);
 }
 
 }  // namespace rookery

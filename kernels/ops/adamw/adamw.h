@@ -27,15 +27,6 @@ struct SquaresArgs {
   double* result;
   Tensor scratch;  // f64, one per block: squares_blocks(numel)
 };
-// What an update did to its range: sums of squares of the parameters after it, of the gradients before
-// clipping and of the change, which the new moments tell. Blocks and order as in sum_of_squares.
-struct AdamwSquaresArgs {
-  AdamwArgs update;
-  struct Result {
-    double param, grad, change;
-  } * result;
-  Tensor scratch;  // f64, three per block: 3 squares_blocks(end - begin)
-};
 constexpr int64_t kSquaresBlock = 1 << 14;
 constexpr int64_t squares_blocks(int64_t numel) { return (numel + kSquaresBlock - 1) / kSquaresBlock; }
 
@@ -72,11 +63,21 @@ struct AdamwStepArgs {
   Tensor lr;       // f64 [1]
   Tensor scratch;  // f64, one per block: squares_blocks(numel)
   double beta1, beta2, eps, grad_clip;
+  Tensor losses = {};  // of param's dtype: where one of them is not finite nothing changes either
+};
+// What an update did to the tiles of a table: sums of squares of the parameters after it, of the gradients
+// before clipping and of the change, which the new moments tell.
+struct AdamwSquaresArgs {
+  Tensor param, grad, m, v;
+  AdamwTable table;
+  Tensor state, lr;  // as in the update; state.updates as it left it
+  Tensor sums;       // f64 [tiles, 3]
+  double beta1, beta2, eps;
 };
 
 RK_BACKENDS(void adamw_update(const AdamwArgs&))
 RK_BACKENDS(void sum_of_squares(const SquaresArgs&))
-RK_BACKENDS(void adamw_squares(const AdamwSquaresArgs&))
 RK_BACKENDS_GPU(void adamw_step(const AdamwStepArgs&))
+RK_BACKENDS_GPU(void adamw_squares(const AdamwSquaresArgs&))
 
 }  // namespace rookery

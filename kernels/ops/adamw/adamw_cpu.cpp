@@ -65,19 +65,19 @@ double squares(const Tensor& values, const Tensor& scratch) {
   return result;
 }
 
-// Elements [begin, end) of the range. Not inlined: one compiled form, whatever the number of threads, so the
-// sums keep their bits.
+// Elements [begin, end). Not inlined: one compiled form, whatever the number of threads, so the sums keep
+// their bits.
 template <class T>
-__attribute__((noinline)) AdamwSquaresArgs::Result block_squares(const AdamwArgs& a, int64_t begin,
-                                                                 int64_t end) {
-  const T correct1 = static_cast<T>(1.0 / (1.0 - power(a.beta1, a.step)));
-  const T correct2 = static_cast<T>(1.0 / (1.0 - power(a.beta2, a.step)));
-  const T eps = static_cast<T>(a.eps), lr = static_cast<T>(a.lr), decay = static_cast<T>(a.weight_decay);
-  const T kept = static_cast<T>(1.0 / (1.0 - a.lr * a.weight_decay));
-  const T* __restrict p = a.param.data<T>() + a.begin;
-  const T* __restrict g = a.grad.data<T>() + a.begin;
-  const T* __restrict m = a.m.data<T>() + a.begin;
-  const T* __restrict v = a.v.data<T>() + a.begin;
+__attribute__((noinline)) void tile_squares(const AdamwSquaresArgs& a, int64_t begin, int64_t end,
+                                            const Rates& r, double* sums) {
+  const T correct1 = static_cast<T>(1.0 / (1.0 - power(r.beta1, r.step)));
+  const T correct2 = static_cast<T>(1.0 / (1.0 - power(r.beta2, r.step)));
+  const T eps = static_cast<T>(r.eps), lr = static_cast<T>(r.lr), decay = static_cast<T>(r.weight_decay);
+  const T kept = static_cast<T>(1.0 / (1.0 - r.lr * r.weight_decay));
+  const T* __restrict p = a.param.data<T>();
+  const T* __restrict g = a.grad.data<T>();
+  const T* __restrict m = a.m.data<T>();
+  const T* __restrict v = a.v.data<T>();
   double param = 0, grad = 0, change = 0;
 #pragma omp simd reduction(+ : param, grad, change)
   for (int64_t i = begin; i < end; ++i) {
@@ -89,29 +89,26 @@ __attribute__((noinline)) AdamwSquaresArgs::Result block_squares(const AdamwArgs
     grad += static_cast<double>(g[i]) * static_cast<double>(g[i]);
     change += static_cast<double>(step) * static_cast<double>(step);
   }
-  return {param, grad, change};
+  sums[0] = param;
+  sums[1] = grad;
+  sums[2] = change;
 }
 
 template <class T>
 void update_squares(const AdamwSquaresArgs& a) {
-  const int64_t n = a.update.end - a.update.begin, blocks = squares_blocks(n);
-  double* sums = a.scratch.data<double>();
-  parallel_for(a.update.param.device().pool(), blocks, 1, [&](int64_t first, int64_t last) {
-    for (int64_t block = first; block < last; ++block) {
-      const int64_t begin = block * kSquaresBlock,
-                    end = begin + kSquaresBlock < n ? begin + kSquaresBlock : n;
-      const auto squares = block_squares<T>(a.update, begin, end);
-      sums[3 * block] = squares.param;
-      sums[3 * block + 1] = squares.grad;
-      sums[3 * block + 2] = squares.change;
+  const auto* rules = reinterpret_cast<const AdamwRule*>(a.table.rules.raw());
+  const auto* tiles = reinterpret_cast<const AdamwTile*>(a.table.tiles.raw());
+  const double updates = reinterpret_cast<const AdamwState*>(a.state.raw())->updates;
+  const double lr = a.lr.data<double>()[0];
+  parallel_for(a.param.device().pool(), a.table.tiles.dim(0), 1, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const AdamwRule& rule = rules[tiles[i].range];
+      tile_squares<T>(a, tiles[i].begin, tiles[i].end,
+                      {lr * rule.lr_scale, a.beta1, a.beta2, a.eps, rule.weight_decay, 1,
+                       static_cast<int64_t>(updates - rule.missed)},
+                      a.sums.data<double>() + 3 * i);
     }
   });
-  *a.result = {};
-  for (int64_t block = 0; block < blocks; ++block) {
-    a.result->param += sums[3 * block];
-    a.result->grad += sums[3 * block + 1];
-    a.result->change += sums[3 * block + 2];
-  }
 }
 
 template <class T>
@@ -119,7 +116,10 @@ void step(const AdamwStepArgs& a) {
   auto& state = *reinterpret_cast<AdamwState*>(a.state.raw());
   state.grad_norm = __builtin_sqrt(squares<T>(a.grad, a.scratch));
   state.clip = 0;
-  if (!__builtin_isfinite(state.grad_norm)) return;
+  bool finite = __builtin_isfinite(state.grad_norm);
+  for (int64_t i = 0; a.losses.defined() && i < a.losses.numel(); ++i)
+    finite = finite && __builtin_isfinite(a.losses.data<T>()[i]);
+  if (!finite) return;
   state.clip = 1;
   if (a.grad_clip > 0 && a.grad_clip < state.grad_norm + 1e-6)
     state.clip = a.grad_clip / (state.grad_norm + 1e-6);
@@ -146,7 +146,7 @@ void sum_of_squares(const SquaresArgs& a) {
   dispatch_float(a.values.dtype(), [&]<class T>() { *a.result = squares<T>(a.values, a.scratch); });
 }
 void adamw_squares(const AdamwSquaresArgs& a) {
-  dispatch_float(a.update.param.dtype(), [&]<class T>() { update_squares<T>(a); });
+  dispatch_float(a.param.dtype(), [&]<class T>() { update_squares<T>(a); });
 }
 void adamw_step(const AdamwStepArgs& a) {
   dispatch_float(a.param.dtype(), [&]<class T>() { step<T>(a); });

@@ -1,0 +1,108 @@
+#include "trainer/loop/step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/base/fault.h"
+#include "trainer/loop/human.h"
+
+namespace rookery::loop {
+
+TrainStep::TrainStep(Session& session, Recipe& recipe, AdamW& optim, std::function<void()> on_graph)
+    : session_(session), recipe_(recipe), optim_(optim), on_graph_(std::move(on_graph)) {}
+
+void TrainStep::load(const std::vector<data::Batch>& batches) {
+  Device& device = *session_.device;
+  const Arena::Owner owner(device.arena(), "workspaces");
+  batches_.resize(batches.size());
+  targets_ = 0;
+  for (size_t i = 0; i < batches.size(); ++i) {
+    recipe_.prepare(batches[i], device, batches_[i]);
+    targets_ += batches_[i].y.numel();
+  }
+  const DType dtype = session_.store->dtype();
+  if (!seed_.defined()) {
+    const double one = 1;
+    seed_ = tensor_from(std::span<const double>(&one, 1), {1}, dtype, device);
+    losses_ = zeros({static_cast<int64_t>(batches.size()) + 1}, dtype, device);
+  }
+  RK_CHECK(losses_.numel() == static_cast<int64_t>(batches.size()) + 1, "[TrainStep] ", batches.size(),
+           " micro-batches after ", losses_.numel() - 1);
+}
+
+// Only this is noted: it reads and writes memory of the device at addresses that stay.
+void TrainStep::work(size_t micro_batches) {
+  Arena& arena = session_.device->arena();
+  arena.begin_step("train");
+  session_.store->begin_step();
+  for (size_t i = 0; i < micro_batches; ++i) {
+    const double start = steady_now();
+    Tape tape;
+    nn::SeqContext seq;
+    nn::Context cx{&tape, seq};
+    const ops::LossOut loss =
+        recipe_.loss(*session_.model, batches_[i], cx, targets_, static_cast<int64_t>(batches_.size()));
+    const double forward_done = steady_now();
+    tape.backward(loss.loss, &seed_);
+    report_.backward_s += steady_now() - forward_done;
+    report_.forward_s += forward_done - start;
+    copy(loss.loss.value(), losses_.narrow(static_cast<int64_t>(i), 1));
+  }
+  session_.store->finish_reduction();
+  const double start = steady_now();
+  optim_.launch(losses_);
+  report_.optim_s = steady_now() - start;
+  arena.end_step();
+}
+
+void TrainStep::run_or_replay() {
+  Device& device = *session_.device;
+  auto everything = [this] { work(batches_.size()); };
+  if (session_.config.graph == "off" || device.type() == DeviceType::kCpu) return everything();
+  std::vector<const std::byte*> addresses{device.arena().slab()};
+  for (const DeviceBatch& batch : batches_)
+    for (const Tensor* t : {&batch.x, &batch.doc_start, &batch.rows, &batch.y}) addresses.push_back(t->raw());
+  if (addresses != addresses_) graph_ = nullptr;
+  if (!graph_ && device.arena().repeats("train")) {
+    try {
+      graph_ = device.capture(everything);
+    } catch (const Error& e) {
+      fail(e.code(), e.id(), "graph: a step could not be noted: ", e.what(), "; mend it by graph: off");
+    }
+    addresses_ = addresses;
+    if (on_graph_) on_graph_();
+  }
+  graph_ ? graph_->run() : everything();
+}
+
+TrainStep::Report TrainStep::run(const std::vector<data::Batch>& batches, double lr) {
+  report_ = {};
+  load(batches);
+  optim_.set_rate(lr);
+  const bool spoiled = fault_point("train.loss") == FaultAction::kNan;
+  const Tensor last = losses_.narrow(losses_.numel() - 1, 1);
+  if (spoiled) {
+    const double nan = NAN;
+    copy(tensor_from(std::span<const double>(&nan, 1), {1}, losses_.dtype(), losses_.device()), last);
+  }
+  run_or_replay();
+  if (spoiled) fill_zero(last);
+  Readback read(losses_);
+  report_.update = optim_.finish();
+  for (const double loss : read.values()) {
+    report_.loss += loss;
+    report_.loss_max = std::max(report_.loss_max, loss * static_cast<double>(batches.size()));
+  }
+  if (!std::isfinite(report_.loss)) report_.loss_max = report_.loss;
+  if (!session_.device->on_host()) report_.forward_s = report_.backward_s = report_.optim_s = NAN;
+  return report_;
+}
+
+void TrainStep::plan(const data::Batch& batch, int64_t micro_batches) {
+  load(std::vector<data::Batch>(static_cast<size_t>(micro_batches), batch));
+  optim_.set_rate(0);
+  work(std::min<size_t>(batches_.size(),
+                        2));  // from the second on, whose gradients add, each asks for the same
+}
+
+}  // namespace rookery::loop
