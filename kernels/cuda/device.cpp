@@ -116,6 +116,7 @@ void GpuAccelerator::copy(const std::byte* from, std::byte* to, size_t bytes) {
 
 void GpuAccelerator::copy_rows(const std::byte* from, size_t from_pitch, std::byte* to, size_t to_pitch,
                                size_t bytes, size_t rows) {
+  use();
   RK_CUDA(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, rows, cudaMemcpyDeviceToDevice,
                             stream_->native()));
 }
