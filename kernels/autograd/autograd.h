@@ -182,6 +182,7 @@ class Tape {
   int32_t add_slot(const Tensor& value);
   void add_gradient(int32_t slot, const Tensor& grad);
   void run_backward();
+  std::string shapes_of(const Node& node) const;
 
   std::vector<Slot> slots_;
   std::vector<Node> nodes_;

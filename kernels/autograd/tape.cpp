@@ -4,6 +4,22 @@
 #include <algorithm>
 
 namespace rookery {
+namespace {
+
+// "[8, 512, 512] [512]".
+void append_shape(std::string& text, const Shape& shape) { text += str(text.empty() ? "" : " ", shape); }
+
+// For a profile: the shapes of the inputs, then those of the outputs.
+std::string forward_shapes(std::initializer_list<Var> inputs, std::span<const Tensor> outputs) {
+  std::string from, to;
+  for (const Var& in : inputs)
+    if (in.defined()) append_shape(from, in.shape());
+  for (const Tensor& out : outputs)
+    if (out.defined()) append_shape(to, out.shape());
+  return str(from, " -> ", to);
+}
+
+}  // namespace
 
 int32_t Tape::add_slot(const Tensor& value) {
   Slot slot;
@@ -28,6 +44,7 @@ Var Tape::watch(const Tensor& value) { return Var(value, this, add_slot(value));
 
 std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs,
                         std::span<const Tensor> outputs, Backward body) {
+  if (Profile* profile = outputs[0].device().profile) profile->forward(name, forward_shapes(inputs, outputs));
   Tape* tape = nullptr;
   for (const Var& in : inputs) {
     if (!in.tracked()) continue;
@@ -267,6 +284,16 @@ void Tape::backward(std::span<const std::pair<Var, Tensor>> seeds) {
   run_backward();
 }
 
+// For a profile: of the gradients that come, then of those that go.
+std::string Tape::shapes_of(const Node& node) const {
+  std::string from, to;
+  for (int32_t i = 0; i < node.num_outputs; ++i)
+    append_shape(from, slots_[static_cast<size_t>(node.first_output + i)].shape);
+  for (const int32_t input : node.inputs)
+    if (input >= 0) append_shape(to, slots_[static_cast<size_t>(input)].shape);
+  return str(from, " -> ", to);
+}
+
 void Tape::run_backward() {
   std::vector<Tensor> grads_out;
   while (!nodes_.empty()) {  // a body may add nodes: those of its segment
@@ -280,7 +307,9 @@ void Tape::run_backward() {
       any = any || grads_out.back().defined();
     }
     if (any) {
-      const Range range(*slots_[node.first_output].device, node.name);
+      const Device& device = *slots_[node.first_output].device;
+      const Range range(device, node.name, Profile::Kind::kBackward);
+      if (device.profile) device.profile->describe(shapes_of(node));
       Grads grads(*this, node.inputs);
       node.body(grads_out, grads);
       grads.settle();

@@ -32,6 +32,7 @@ class GpuAccelerator : public Accelerator {
   void convert(const Tensor& from, const Tensor& to) override;
   void sum(const Tensor& a, const Tensor& b, const Tensor& out) override;
   std::unique_ptr<Replay> capture(const std::function<void()>& work) override;
+  std::unique_ptr<Mark> mark() override;
   void begin_range(const std::string& name) override;
   void end_range() override;
 

@@ -39,6 +39,19 @@ class Readback : public Pending {
   Event done_;
 };
 
+class TimingMark : public Mark {
+ public:
+  explicit TimingMark(const Stream& stream) { stream.record(event_); }
+  double seconds_since(const Mark& earlier) const override {
+    event_.synchronize();
+    return 1e-3 *
+           static_cast<double>(event_.milliseconds_since(static_cast<const TimingMark&>(earlier).event_));
+  }
+
+ private:
+  Event event_{Event::Kind::kTiming};
+};
+
 }  // namespace
 
 GpuAccelerator::GpuAccelerator(const DeviceOptions& options, std::string name)
@@ -149,6 +162,11 @@ std::unique_ptr<Replay> GpuAccelerator::capture(const std::function<void()>& wor
   return std::make_unique<Graph>(graph, *this);
 }
 
+std::unique_ptr<Mark> GpuAccelerator::mark() {
+  use();
+  return std::make_unique<TimingMark>(*stream_);
+}
+
 void GpuAccelerator::begin_range(const std::string& name) { nvtxRangePushA(name.c_str()); }
 void GpuAccelerator::end_range() { nvtxRangePop(); }
 
@@ -165,8 +183,11 @@ Runtime inspect() {
   if (works(cudaDriverGetVersion(&r.driver)) && works(cudaGetDeviceCount(&count))) {
     for (int i = 0; i < count; ++i) {
       cudaDeviceProp p;
-      if (works(cudaGetDeviceProperties(&p, i)))
-        r.gpus.push_back({i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount, ""});
+      int kilohertz = 0;
+      if (works(cudaGetDeviceProperties(&p, i)) &&
+          works(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, i)))
+        r.gpus.push_back({i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount,
+                          1e3 * static_cast<double>(kilohertz), ""});
     }
   }
   cudaGetLastError();  // a failed call must not show at the next kernel

@@ -17,6 +17,7 @@ struct Gpu {
   int major = 0, minor = 0;  // compute capability
   size_t total_bytes = 0;
   int multiprocessors = 0;
+  double clock_hz = 0;
   std::string problem;  // why this build cannot use it; empty: it can
 };
 

@@ -25,6 +25,13 @@ class Pending {
   virtual const std::byte* wait() = 0;  // valid as long as this object
 };
 
+// A point in the work of a GPU (Accelerator::mark).
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  virtual double seconds_since(const Mark& earlier) const = 0;  // waits until the work before both is done
+};
+
 // Memory and one stream of work on a GPU. Copies, fills and kernels are done in the order of the calls; the
 // host waits where a comment says so. Throws Error with the name of the failing call (kernels/cuda/check.h).
 class Accelerator {
@@ -55,6 +62,8 @@ class Accelerator {
   // What `work` launches, noted without being run.
   virtual std::unique_ptr<Replay> capture(const std::function<void()>& work) = 0;
 
+  // The end of the work asked for so far.
+  virtual std::unique_ptr<Mark> mark() = 0;
   // What is launched in between has this name in profiles.
   virtual void begin_range(const std::string& name) = 0;
   virtual void end_range() = 0;

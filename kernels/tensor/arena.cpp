@@ -123,6 +123,7 @@ Arena::Ticket Arena::allocate(size_t requested) {
   }
   const int64_t index = next_request_++;
   ++clock_;
+  step_bytes_ += bytes;
   if (replaying_) {
     const auto& planned = current_->planned;
     const bool known = index < static_cast<int64_t>(planned.size());
@@ -153,6 +154,7 @@ void Arena::release(const Ticket& ticket, size_t requested) {
     return;
   }
   ++clock_;
+  step_bytes_ -= bytes;
   // The plan may have given the memory of a block that should be gone by now to the next request.
   if (replaying_ && current_->planned[ticket.request].death != clock_)
     leave_plan(str("block ", ticket.request, " is released at tick ", clock_, ", planned was tick ",
@@ -241,6 +243,7 @@ void Arena::begin_step(const std::string& key) {
   replaying_ = current_->valid;
   recording_ = !replaying_;
   clock_ = next_request_ = 0;
+  step_bytes_ = 0;
   ++step_;
   log_.clear();
   if (replaying_ && current_->plan.slab_bytes > slab_bytes_) {
@@ -265,6 +268,7 @@ void Arena::end_step() {
   current_->followed = replaying_;
   free_cache();
   current_ = nullptr;
+  step_bytes_ = 0;
   recording_ = replaying_ = false;
 }
 

@@ -55,6 +55,7 @@ class Arena {
   bool repeats(const std::string& key) const;
   const std::byte* slab() const { return slab_; }
   size_t persistent_bytes() const { return persistent_bytes_; }
+  size_t step_bytes() const { return step_bytes_; }  // of the blocks of this step that live now
 
   // Who holds the memory, for messages and plans: blocks asked for outside a step belong to the owner of the
   // innermost scope ("other" without one), all that a step takes to "step".
@@ -128,7 +129,7 @@ class Arena {
   size_t slab_bytes_ = 0;
   int64_t slab_live_ = 0;  // blocks in it; 0 between steps
   std::vector<RetiredSlab> retired_;
-  size_t persistent_bytes_ = 0;
+  size_t persistent_bytes_ = 0, step_bytes_ = 0;
   bool guarding_ = false;
   int64_t damaged_blocks_ = 0;
 };

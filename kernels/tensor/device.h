@@ -11,6 +11,7 @@
 #include "kernels/base/parallel.h"
 #include "kernels/tensor/accelerator.h"
 #include "kernels/tensor/arena.h"
+#include "kernels/tensor/profile.h"
 
 namespace rookery {
 
@@ -58,6 +59,7 @@ class Device {
   DeviceType plans_for = DeviceType::kCpu;
   DeviceType target() const { return type_ == DeviceType::kMeta ? plans_for : type_; }
 
+  Profile* profile = nullptr;  // what listens to Range; set by the Profile itself
   // `work`, to be run by the result as often as wanted: on kCuda what it launches, noted once as a graph (all
   // its memory must come from a plan of the arena that is replayed); elsewhere the function itself.
   std::unique_ptr<Replay> capture(std::function<void()> work);
@@ -70,14 +72,17 @@ class Device {
   Arena arena_;  // after what it takes its memory from
 };
 
-// While it lives, what the GPU is told to do has this name in profiles.
+// While it lives, what the device is told to do has this name in profiles: in those of NVIDIA's tools, and in
+// a Profile of this device.
 class Range {
  public:
-  Range(const Device& device, std::string_view name)
-      : accelerator_(device.on_host() ? nullptr : &device.accelerator()) {
+  Range(const Device& device, std::string_view name, Profile::Kind kind = Profile::Kind::kKernel)
+      : accelerator_(device.on_host() ? nullptr : &device.accelerator()), profile_(device.profile) {
     if (accelerator_) accelerator_->begin_range(std::string(name));
+    if (profile_) profile_->begin(name, kind);
   }
   ~Range() {
+    if (profile_) profile_->end();
     if (accelerator_) accelerator_->end_range();
   }
   Range(const Range&) = delete;
@@ -85,6 +90,7 @@ class Range {
 
  private:
   Accelerator* accelerator_;
+  Profile* profile_;
 };
 
 }  // namespace rookery

@@ -75,11 +75,22 @@ class FakeGpu : public Accelerator {
     work();
     return nullptr;
   }
+  // Its clock: a second passes from mark to mark.
+  std::unique_ptr<Mark> mark() override {
+    struct Second : Mark {
+      explicit Second(int at) : number(at) {}
+      double seconds_since(const Mark& earlier) const override {
+        return number - static_cast<const Second&>(earlier).number;
+      }
+      int number;
+    };
+    return std::make_unique<Second>(marks++);
+  }
   void begin_range(const std::string& name) override { ranges.push_back(name); }
   void end_range() override {}
 
   std::vector<std::string> ranges;
-  int uploads = 0;
+  int uploads = 0, marks = 0;
 
  private:
   static constexpr ptrdiff_t kShift = ptrdiff_t{1} << 46;

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <iostream>
@@ -87,6 +88,12 @@ std::vector<TestDevice> op_case_devices() {
                          options.deterministic = true;
                          return cuda::make_device(options);
                        }});
+  // ROOKERY_TEST_DEVICES: those alone, by name and with commas (scripts/gpu_check).
+  if (const char* wanted = std::getenv("ROOKERY_TEST_DEVICES")) {
+    const std::string list = str(",", wanted, ",");
+    std::erase_if(devices, [&](const TestDevice& d) { return list.find("," + d.name + ",") == list.npos; });
+    RK_CHECK(!devices.empty(), "ROOKERY_TEST_DEVICES=", wanted, ": none of them is here");
+  }
   return devices;
 }
 

@@ -1,8 +1,10 @@
-// bench_test.cpp: `rookery bench op` at small sizes: every operation appears with its floor, and mistakes are
-// refused by name.
+// bench_test.cpp: `rookery bench` at small sizes: every operation appears with its floor, every kernel of the
+// GPU is run by one of them, predictions stand in the documentation, and mistakes are refused by name.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
 
 #include "tests/support/program.h"
@@ -22,7 +24,7 @@ TEST(BenchOp, EveryPassHasTimeAndFloor) {
   const ProgramResult result = run_rookery(small({"--json"}));
   ASSERT_EQ(result.code, 0) << result.err;
   const auto json = nlohmann::json::parse(result.out);
-  for (const char* rate : {"copy_bytes_per_s", "blas_flops_per_s", "multiply_adds_per_s"})
+  for (const char* rate : {"copy_bytes_per_s", "product_flops_per_s", "multiply_adds_per_s"})
     EXPECT_GT(json["rates"][rate].get<double>(), 0) << rate;
   std::set<std::string> seen;
   for (const auto& pass : json["passes"]) {
@@ -47,6 +49,61 @@ TEST(BenchOp, NamesChoose) {
   EXPECT_EQ(result.out.find("linear"), std::string::npos) << result.out;
 }
 
+// The kernels that the sources declare for the GPU.
+std::set<std::string> declared_kernels() {
+  std::set<std::string> names;
+  const std::regex declaration(R"(\nRK_BACKENDS_GPU\(void (\w+)\()");
+  for (const auto& entry : fs::recursive_directory_iterator("kernels/ops")) {
+    if (entry.path().extension() != ".h") continue;
+    const std::string text = slurp(entry.path());
+    for (std::sregex_iterator it(text.begin(), text.end(), declaration), end; it != end; ++it)
+      names.insert((*it)[1]);
+  }
+  return names;
+}
+
+TEST(BenchOp, EveryKernelOfTheGpuIsInOne) {
+  std::set<std::string> run;
+  for (const char* precision : {"bf16", "fp32"}) {
+    const ProgramResult result =
+        run_rookery({"bench", "op", "--device", "emul", "--repeat", "1", "--precision", precision, "--json"});
+    ASSERT_EQ(result.code, 0) << result.err;
+    const auto json = nlohmann::json::parse(result.out);
+    EXPECT_EQ(json["device"], "emul");
+    for (const auto& pass : json["passes"]) {
+      EXPECT_GT(pass["seconds"].get<double>(), 0);
+      EXPECT_FALSE(pass.contains("floor_seconds")) << pass;
+      for (const auto& kernel : pass["kernels"]) run.insert(kernel.get<std::string>());
+    }
+  }
+  const std::set<std::string> declared = declared_kernels();
+  EXPECT_GT(declared.size(), 20u);
+  for (const std::string& kernel : declared) EXPECT_TRUE(run.count(kernel)) << kernel;
+}
+
+TEST(BenchOp, PredictionsAreThoseOfTheDocumentation) {
+  const ProgramResult result = run_rookery({"bench", "op", "--predict"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(slurp("docs/performance.md").find(result.out), std::string::npos)
+      << "put this into docs/performance.md:\n"
+      << result.out;
+}
+
+// An H200 by hand: layer norm of [8, 4096, 2048] reads and writes 134 MB each; the products of the loss are 3
+// times 2 x 32768 x 2048 x 65536 operations.
+TEST(BenchOp, PredictionsFollowFromBytesAndOperations) {
+  const ProgramResult result =
+      run_rookery({"bench", "op", "--predict", "--json", "layer_norm", "cross_entropy"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto rows = nlohmann::json::parse(result.out);
+  EXPECT_EQ(rows[0]["op"], "layer_norm");
+  EXPECT_EQ(rows[0]["bytes"], 2.0 * 2 * 8 * 4096 * 2048);
+  EXPECT_NEAR(rows[0]["floor_seconds"].get<double>(), 62.4e-6, 1e-7);
+  EXPECT_EQ(rows[2]["flops"], 6.0 * 32768 * 2048 * 65536);
+  EXPECT_NEAR(rows[2]["floor_seconds"].get<double>(), 33.4e-3, 1e-4);
+  EXPECT_EQ(rows[2]["floor_by"], "products");
+}
+
 TEST(BenchOp, MistakesAreRefused) {
   ProgramResult result = run_rookery({"bench", "op", "layer_nrom"});
   EXPECT_EQ(result.code, 64);
@@ -54,6 +111,9 @@ TEST(BenchOp, MistakesAreRefused) {
   result = run_rookery({"bench", "op", "--hidden", "100", "--head-size", "64"});
   EXPECT_EQ(result.code, 64);
   EXPECT_NE(result.err.find("--head-size"), std::string::npos) << result.err;
+  result = run_rookery({"bench", "op", "--precision", "bf16"});
+  EXPECT_EQ(result.code, 64);
+  EXPECT_NE(result.err.find("BENCH-03"), std::string::npos) << result.err;
 }
 
 // The state of GoldFinch grows by 8 numbers and an id per token, with room for up to as many again.

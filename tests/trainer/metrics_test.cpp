@@ -15,6 +15,7 @@
 #include "tests/support/tfevents_reader.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
+#include "trainer/loop/peak.h"
 
 namespace rookery::loop {
 namespace {
@@ -85,11 +86,12 @@ TEST(MetricsTest, ProgressLine) {
   r.tok_per_s = 412345;
   r.tflops = 389;
   r.mfu = 0.394;
+  r.hfu = 0.512;
   r.eta_s = 51 * 3600;
   EXPECT_EQ(step_line(example(), r),
             "step=1200/50000 tokens=629.1M/26.2G loss=3.4127 loss_max=3.52 ppl=30.3 lr=5.98e-04 gnorm=0.61 "
-            "tok/s=412.3k tflops=389.00 mfu=39.4% mem=61.2/140.0GiB data=0.3% eta=2d03h skipped=0");
-  EXPECT_NE(step_line(example(), Rates()).find(" tok/s=n/a tflops=n/a mfu=n/a "), std::string::npos);
+            "tok/s=412.3k tflops=389.00 mfu=39.4% hfu=51.2% mem=61.2/140.0GiB data=0.3% eta=2d03h skipped=0");
+  EXPECT_NE(step_line(example(), Rates()).find(" tok/s=n/a tflops=n/a mfu=n/a hfu=n/a "), std::string::npos);
 }
 
 TEST(MetricsTest, RecordReadsBackToTheSameNumbers) {
@@ -140,6 +142,7 @@ struct FakeRun {
     options.first_tokens = (first - 1) * 500'000;
     options.every_steps = every;
     options.flops_per_token = 2e6;
+    options.recomputed_flops_per_token = 0.5e6;
     options.peak_tflops = peak_tflops;
     MetricsLog log(options, console);
     for (int64_t step = first; step <= last; ++step) {
@@ -223,12 +226,13 @@ TEST_F(MetricsLogTest, LossEqualsTensorBoardBitForBit) {
   run_.peak_tflops = 2;
   run_();
   std::vector<std::pair<int64_t, double>> train, valid;
-  double last_mfu = 0, last_speed = 0;
+  double last_mfu = 0, last_hfu = 0, last_speed = 0;
   for (const auto& event : events(run_.run_dir / "tb"))
     for (const auto& value : event.values) {
       if (value.tag == "train/loss") train.emplace_back(event.step, double(value.scalar.value()));
       if (value.tag == "val/valid/loss") valid.emplace_back(event.step, double(value.scalar.value()));
       if (value.tag == "perf/mfu") last_mfu = value.scalar.value();
+      if (value.tag == "perf/hfu") last_hfu = value.scalar.value();
       if (value.tag == "perf/tok_per_s") last_speed = value.scalar.value();
     }
   EXPECT_EQ(train.size(), 20u);
@@ -236,12 +240,21 @@ TEST_F(MetricsLogTest, LossEqualsTensorBoardBitForBit) {
   EXPECT_EQ(valid.size(), 4u);
   EXPECT_EQ(valid, losses(records(), "eval"));
   EXPECT_EQ(last_speed, 500'000.0f);
-  EXPECT_FLOAT_EQ(last_mfu, 0.5f);  // 500000 tokens/s x 2 MFLOP = 1 TFLOP/s of 2
+  EXPECT_FLOAT_EQ(last_mfu, 0.5f);    // 500000 tokens/s x 2 MFLOP = 1 TFLOP/s of 2
+  EXPECT_FLOAT_EQ(last_hfu, 0.625f);  // and 0.5 MFLOP that are recomputed
   size_t by_tokens = 0;
   for (const auto& event : events(run_.run_dir / "tb" / "by_tokens"))
     for (const auto& value : event.values)
       by_tokens += value.tag == "train/loss_by_tokens" && event.step <= 10;
   EXPECT_EQ(by_tokens, 20u);
+}
+
+TEST(Peak, OfGpusByTheirNames) {
+  EXPECT_EQ(known_peak_tflops("NVIDIA H200"), 989);
+  EXPECT_EQ(known_peak_tflops("NVIDIA H100 80GB HBM3"), 989);
+  EXPECT_EQ(known_peak_tflops("NVIDIA H100 PCIe"), 756);
+  EXPECT_EQ(known_peak_tflops("NVIDIA A100-SXM4-80GB"), 312);
+  EXPECT_EQ(known_peak_tflops("another"), 0);
 }
 
 TEST_F(MetricsLogTest, MfuIsUnknownWithoutAPeak) {

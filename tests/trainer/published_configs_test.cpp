@@ -86,10 +86,10 @@ std::set<std::string> yaml_files(const fs::path& folder) {
 }
 
 // As `rookery config check`.
-config::LoadedRun load(const std::string& file) {
+config::LoadedRun load(const std::string& file, const std::vector<std::string>& overrides = {}) {
   static const bool registered = (register_models(), register_recipes(), true);
   EXPECT_TRUE(registered);
-  return config::load_run({file}, {});
+  return config::load_run({file}, overrides);
 }
 
 // "1,234,567"
@@ -153,6 +153,37 @@ TEST(PublishedConfigs, TellTheirFigures) {
     EXPECT_NE(head.find("\n# Source: "), std::string::npos);
     EXPECT_NE(head.find(str("\n# Expected: ", grouped(p.parameters), " parameters")), std::string::npos);
     EXPECT_NE(page.find(str("| `", p.file, "` | ", grouped(p.parameters), " |")), std::string::npos);
+  }
+}
+
+// Parameters in matrix products and operations per token and training step, by
+// the table of gpu-step 1: 24 blocks of 2048 channels, 65536 tokens.
+TEST(PublishedConfigs, TrainingFlopsPerToken) {
+  struct Expected {
+    const char* file;
+    std::vector<std::string> overrides;
+    double parameters, flops;  // 1e9, to the digits that the table has; 0: not told
+  };
+  const std::vector<Expected> table = {
+      {"eagle/eagle-1.5b-world", {}, 1.44, 0},
+      {"finch/finch-1.6b-world", {}, 1.465, 8.86},
+      {"goose/goose-1.5b-world", {}, 1.393, 8.44},
+      {"llama/llama-2-7b",
+       {"model.num_layers=24", "model.hidden_size=2048", "model.num_heads=16", "model.num_kv_heads=16",
+        "model.head_size=128", "model.ffn_size=5504", "model.vocab_size=65536", "data.seq_len=4096"},
+       1.348,
+       9.30}};
+  for (const Expected& e : table) {
+    SCOPED_TRACE(e.file);
+    config::RunConfig config = load(str("configs/published/", e.file, ".yaml"), e.overrides).config;
+    const int64_t T = config.data.seq_len;
+    const loop::Session session = loop::make_session(std::move(config), DeviceType::kMeta);
+    const double flops = loop::train_flops_per_token(*session.model, T),
+                 mixer = 3 * session.model->mixer_flops_per_token(T);
+    EXPECT_NEAR((flops - mixer) / 6e9, e.parameters, e.flops > 0 ? 5e-4 : 5e-3);
+    if (e.flops > 0) {
+      EXPECT_NEAR(flops / 1e9, e.flops, 5e-3);
+    }
   }
 }
 

@@ -58,6 +58,87 @@ class TrainCommand : public testing::Test {
 
 TEST_F(TrainCommand, TheSameConfigurationTwiceGivesTheSameBits) { expect_same_end("twice"); }
 
+// Slices of one thread that lie in each other: all that begin in one end in it.
+TEST_F(TrainCommand, ProfileShowsStepsPhasesOperationsAndKernels) {
+  expect_same_end("profiled", {"--profile=2"});
+  EXPECT_TRUE(logs("profiled", "profile of 2 steps in "));
+  const auto trace = nlohmann::json::parse(test::slurp(path("profiled/trace.json")));
+  struct Slice {
+    std::string name, kind;
+    double begin, end;
+    bool holds(const Slice& s) const { return begin <= s.begin && s.end <= end; }
+  };
+  std::vector<Slice> slices;
+  size_t memory = 0;
+  double largest_step = 0;
+  for (const auto& e : trace["traceEvents"]) {
+    if (e["ph"] == "C") {
+      ++memory;
+      EXPECT_GT(e["args"]["persistent_bytes"].get<double>(), 0);
+      largest_step = std::max(largest_step, e["args"]["step_bytes"].get<double>());
+    }
+    if (e["ph"] != "X") continue;
+    const double begin = e["ts"], length = e["dur"];
+    EXPECT_GE(length, 0);
+    slices.push_back({e["name"], e["cat"], begin, begin + length});
+    if (e["cat"] == "forward" || e["cat"] == "backward") {
+      EXPECT_NE(e["args"]["shapes"].get<std::string>().find("->"), std::string::npos) << e;
+    }
+  }
+  EXPECT_GT(memory, slices.size());
+  EXPECT_GT(largest_step, 0);
+  auto of = [&](const std::string& kind, const std::string& name) {
+    std::vector<Slice> found;
+    for (const Slice& s : slices)
+      if (s.kind == kind && (name.empty() || s.name == name)) found.push_back(s);
+    return found;
+  };
+  const auto steps = of("phase", "step");
+  ASSERT_EQ(steps.size(), 2u);
+  // Two micro-batches of 2 sequences a step.
+  for (const auto& [phase, times] : {std::pair<const char*, size_t>{"data", 1},
+                                     {"upload", 2},
+                                     {"forward", 2},
+                                     {"backward", 2},
+                                     {"optimizer", 1}}) {
+    const auto found = of("phase", phase);
+    EXPECT_EQ(found.size(), 2 * times) << phase;
+    for (const Slice& s : found) EXPECT_TRUE(steps[0].holds(s) != steps[1].holds(s)) << phase;
+  }
+  for (const char* kind : {"forward", "backward"}) {
+    const auto phases = of("phase", kind), operations = of(kind, "");
+    for (const char* name : {"embedding", "layer_norm", "ddlerp", "linear", "wkv6", "cross_entropy"})
+      EXPECT_FALSE(of(kind, name).empty()) << kind << " " << name;
+    for (const Slice& phase : phases) {
+      double sum = 0;
+      for (const Slice& s : operations)
+        if (phase.holds(s)) sum += s.end - s.begin;
+      EXPECT_GT(sum, 0);
+      EXPECT_LE(sum, (phase.end - phase.begin) * (1 + 1e-9)) << kind;
+    }
+    for (const Slice& s : operations)
+      EXPECT_EQ(std::count_if(phases.begin(), phases.end(), [&](const Slice& p) { return p.holds(s); }), 1)
+          << kind << " " << s.name;
+  }
+  for (const Slice& s : of("kernel", "wkv6_backward")) {
+    const auto around = of("backward", "wkv6");
+    EXPECT_TRUE(std::any_of(around.begin(), around.end(), [&](const Slice& o) { return o.holds(s); }));
+  }
+  EXPECT_EQ(of("kernel", "wkv6_forward").size(), 4u);
+}
+
+TEST_F(TrainCommand, ProfileOfAShortRunOrAFullDiskHoldsNothingUp) {
+  EXPECT_FALSE(fs::exists(path("reference/trace.json")));
+  const auto short_run = runs_->train("short", {"--profile", "recipe.max_steps=2"});
+  EXPECT_EQ(short_run.code, 0) << short_run.err;
+  EXPECT_TRUE(logs("short", "--profile: found 2 steps"));
+  EXPECT_FALSE(fs::exists(path("short/trace.json")));
+  const auto full = runs_->train("full", {"--profile", "recipe.max_steps=4"}, "run.trace.write:enospc");
+  EXPECT_EQ(full.code, 0) << full.err;
+  EXPECT_TRUE(logs("full", "--profile: "));
+  EXPECT_EQ(runs_->train("none", {"--profile=0"}).code, 64);
+}
+
 TEST_F(TrainCommand, SignalsSaveAndLeave) {
   for (const auto& [number, code] : {std::pair{SIGTERM, 75}, {SIGUSR1, 75}, {SIGINT, 130}}) {
     const std::string run = str("signal", number);

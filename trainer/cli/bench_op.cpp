@@ -1,31 +1,22 @@
 // bench_op.cpp: `rookery bench op`: each operation at the shapes of a training step, forward and backward,
 // beside the time that its memory traffic or its arithmetic would take alone at rates measured in the same
-// run.
+// run. The operations: bench_ops.cpp.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 
-#include "kernels/base/rng.h"
-#include "kernels/ops/activation/activation.h"
-#include "kernels/ops/adamw/adamw.h"
-#include "kernels/ops/attention/attention.h"
+#include "kernels/cuda/device.h"
+#include "kernels/ops/backend.h"
 #include "kernels/ops/bench/fma_peak.h"
-#include "kernels/ops/cross_entropy/cross_entropy.h"
-#include "kernels/ops/embedding/embedding.h"
-#include "kernels/ops/gold/gold.h"
-#include "kernels/ops/goose/goose.h"
 #include "kernels/ops/matmul/gemm.h"
-#include "kernels/ops/matmul/matmul.h"
-#include "kernels/ops/norm/norm.h"
-#include "kernels/ops/norm/rms_norm.h"
-#include "kernels/ops/rope/rope.h"
-#include "kernels/ops/token_shift/token_shift.h"
-#include "kernels/ops/wkv6/wkv6.h"
-#include "kernels/ops/wkv7/wkv7.h"
+#include "kernels/ops/matmul/product.h"
 #include "trainer/cli/bench.h"
+#include "trainer/cli/bench_ops.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/terminal.h"
 #include "trainer/config/nearest.h"
@@ -34,23 +25,20 @@
 namespace rookery::cli {
 namespace {
 
-using loop::steady_now;
+using loop::fixed;
 
-struct Sizes {
-  int64_t B, T, C, H, N, F, V, D;
-  int64_t rows() const { return B * T; }
-};
-
-// What a pass cannot do without.
-struct Work {
-  double bytes = 0;          // of tensors read and written once each
-  double flops = 0;          // in matrix products
-  double multiply_adds = 0;  // in the state recurrence
-};
-
+// Per second. 0: nothing is known, and no floor follows from it.
 struct Rates {
-  double copy_bytes, blas_flops, multiply_adds;  // per second
+  double copy_bytes = 0, product_flops = 0, multiply_adds = 0, exponentials = 0;
 };
+
+// One H200 by spec: what was measured of copies and bf16 products, the data sheet's fp32, and 16
+// exponentials a clock on each of 132 multiprocessors at 1.755 GHz. The recurrence may be done as matrix
+// products.
+Rates h200(DType dtype) {
+  const double flops = dtype == DType::kBF16 ? 790e12 : 67e12;
+  return {4.3e12, flops, flops / 2, 16 * 132 * 1.755e9};
+}
 
 struct Floor {
   double seconds = 0;
@@ -59,32 +47,35 @@ struct Floor {
 
 Floor floor_of(const Work& work, const Rates& rates) {
   Floor floor;
-  auto at_least = [&](double seconds, const char* by) {
-    if (seconds > floor.seconds) floor = {seconds, by};
+  auto at_least = [&](double amount, double rate, const char* by) {
+    if (rate > 0 && amount / rate > floor.seconds) floor = {amount / rate, by};
   };
-  at_least(work.bytes / rates.copy_bytes, "copy");
-  at_least(work.flops / rates.blas_flops, "BLAS");
-  at_least(work.multiply_adds / rates.multiply_adds, "FMA");
+  at_least(work.bytes, rates.copy_bytes, "copy");
+  at_least(work.flops, rates.product_flops, "products");
+  at_least(work.multiply_adds, rates.multiply_adds, "FMA");
+  at_least(work.exponentials, rates.exponentials, "exp");
   return floor;
 }
 
+bool empty(const Work& w) { return w.bytes + w.flops + w.multiply_adds + w.exponentials == 0; }
+
 // The best of some repetitions: a rate is what the machine can do.
 template <class F>
-double best_seconds(F&& body) {
+double best_seconds(const Device& device, F&& body) {
   double best = 1e30;
   for (int i = 0; i < 9; ++i) {
-    const double begin = steady_now();
+    const TimePoint begin(device);
     body();
-    best = std::min(best, steady_now() - begin);
+    best = std::min(best, TimePoint(device).seconds_since(begin));
   }
   return best;
 }
 
-Rates measure_rates(Device& device, const Sizes& s) {
+Rates measure_cpu(Device& device, const OpSizes& s) {
   Rates rates;
   const int64_t bytes = int64_t{64} << 20;  // beyond the caches
   const Tensor from = zeros({bytes}, DType::kU8, device), to = zeros({bytes}, DType::kU8, device);
-  rates.copy_bytes = 2.0 * static_cast<double>(bytes) / best_seconds([&] {
+  rates.copy_bytes = 2.0 * static_cast<double>(bytes) / best_seconds(device, [&] {
                        parallel_for(device.pool(), bytes, 1 << 16, [&](int64_t begin, int64_t end) {
                          std::memcpy(to.raw() + begin, from.raw() + begin, static_cast<size_t>(end - begin));
                        });
@@ -92,355 +83,71 @@ Rates measure_rates(Device& device, const Sizes& s) {
   const int64_t M = s.rows(), C = s.C;
   const Tensor x = zeros({M, C}, DType::kF32, device), w = zeros({C, C}, DType::kF32, device),
                y = zeros({M, C}, DType::kF32, device);
-  rates.blas_flops = 2.0 * static_cast<double>(M * C * C) / best_seconds([&] {
-                       parallel_gemm(device, M, C, C, Operand<float>{x.data<float>(), C},
-                                     Operand<float>{w.data<float>(), C, true}, 0.f, y.data<float>(), C);
-                     });
+  rates.product_flops = 2.0 * static_cast<double>(M * C * C) / best_seconds(device, [&] {
+                          parallel_gemm(device, M, C, C, Operand<float>{x.data<float>(), C},
+                                        Operand<float>{w.data<float>(), C, true}, 0.f, y.data<float>(), C);
+                        });
   rates.multiply_adds = measure_fma_rate(device);
   return rates;
 }
 
-// Calls the op once: on the tape, or with its own effect where it has no gradient.
-using Call = std::function<std::vector<Var>(Tape&)>;
+// Of one GPU, on random numbers: with zeros it draws less power and is faster than any model lets it be.
+double gpu_copy_rate(Inputs& in) {
+  const int64_t count = int64_t{1} << 28;  // f32: 1 GiB
+  const Tensor from = in.random({count}, 1, DType::kF32),
+               to = rookery::empty({count}, DType::kF32, in.device());
+  return 2.0 * static_cast<double>(from.bytes()) / best_seconds(in.device(), [&] { copy(from, to); });
+}
 
-struct OpBench {
-  std::string name, shape;
-  Work forward, backward;
-  std::function<Call()> prepare;  // makes the inputs
-};
-
-class Inputs {
- public:
-  explicit Inputs(Device& device) : device_(device) {}
-  Tensor random(const Shape& shape, double scale = 1) {
-    const Philox numbers(1, stream_++);
-    Tensor t = empty(shape, DType::kF32, device_);
-    for (int64_t i = 0; i < t.numel(); ++i)
-      t.data<float>()[i] = static_cast<float>(scale * (2 * numbers.uniform(i) - 1));
-    return t;
-  }
-  Tensor ids(const Shape& shape, int64_t below) {
-    const Philox numbers(1, stream_++);
-    Tensor t = empty(shape, DType::kI32, device_);
-    for (int64_t i = 0; i < t.numel(); ++i)
-      t.data<int32_t>()[i] = static_cast<int32_t>(numbers.bits(i) % static_cast<uint64_t>(below));
-    return t;
-  }
-  // A parameter; each call overwrites its gradient.
-  std::function<Var(Tape&)> weight(const Shape& shape, double scale = 1) {
-    auto p = std::make_shared<Parameter>();
-    p->master = random(shape, scale);
-    p->grad = zeros(shape, DType::kF32, device_);
-    return [p](Tape& tape) {
-      p->grad_written = false;
-      return tape.leaf(*p);
-    };
-  }
-  Device& device() { return device_; }
-
- private:
-  Device& device_;
-  uint64_t stream_ = 0;
-};
-
-std::vector<OpBench> all_ops(const Sizes& s, const std::shared_ptr<Inputs>& in) {
-  const double f = 4, M = static_cast<double>(s.rows()), C = static_cast<double>(s.C);
-  const double V = static_cast<double>(s.V), D = static_cast<double>(s.D);
-  const double H = static_cast<double>(s.H), N = static_cast<double>(s.N), F = static_cast<double>(s.F);
-  const Shape btc{s.B, s.T, s.C}, c{s.C};
-  auto dims = [](std::initializer_list<int64_t> sizes) { return to_string(Shape(sizes)); };
-  std::vector<OpBench> ops;
-
-  ops.push_back({"embedding", dims({s.B, s.T, s.C}), {f * 2 * M * C}, {f * (M * C + V * C)}, [=] {
-                   const Tensor ids = in->ids({s.B, s.T}, s.V);
-                   return Call([=, table = in->weight({s.V, s.C})](Tape& tape) {
-                     return std::vector{ops::embedding(ids, table(tape))};
-                   });
-                 }});
-  ops.push_back({"layer_norm", dims({s.B, s.T, s.C}), {f * 2 * M * C}, {f * 3 * M * C}, [=] {
-                   return Call(
-                       [x = in->random(btc), gamma = in->weight(c), beta = in->weight(c)](Tape& tape) {
-                         return std::vector{ops::layer_norm(tape.watch(x), gamma(tape), beta(tape))};
-                       });
-                 }});
-  ops.push_back({"rms_norm", dims({s.B, s.T, s.C}), {f * 2 * M * C}, {f * 3 * M * C}, [=] {
-                   return Call([x = in->random(btc), gamma = in->weight(c)](Tape& tape) {
-                     return std::vector{ops::rms_norm(tape.watch(x), gamma(tape), 1e-5)};
-                   });
-                 }});
-  ops.push_back({"group_norm", dims({s.B, s.T, s.H, s.N}) + " gated", {f * 3 * M * C}, {f * 5 * M * C}, [=] {
-                   return Call([=, x = in->random(btc), gate = in->random(btc), gamma = in->weight(c),
-                                beta = in->weight(c)](Tape& tape) {
-                     return std::vector{ops::group_norm(tape.watch(x), gamma(tape), beta(tape), s.H, 64e-5,
-                                                        tape.watch(gate))};
-                   });
-                 }});
-  ops.push_back({"goose_keys", dims({s.B, s.T, s.H, s.N}), {f * 5 * M * C}, {f * 7 * M * C}, [=] {
-                   return Call([=, key = in->random(btc), rate = in->random(btc), k_k = in->weight(c),
-                                k_a = in->weight(c)](Tape& tape) {
-                     const ops::GooseKeys keys =
-                         ops::goose_keys(tape.watch(key), tape.watch(rate), k_k(tape), k_a(tape), s.H);
-                     return std::vector{keys.k, keys.a, keys.b};
-                   });
-                 }});
-  ops.push_back(
-      {"goose_value", dims({s.B, s.T, s.C}), {f * 4 * M * C}, {f * 7 * M * C}, [=] {
-         return Call([value = in->random(btc), first = in->random(btc), mix = in->random(btc)](Tape& tape) {
-           return std::vector{ops::goose_value(tape.watch(value), tape.watch(first), tape.watch(mix))};
-         });
-       }});
-  ops.push_back({"goose_output", dims({s.B, s.T, s.H, s.N}), {f * 6 * M * C}, {f * 11 * M * C}, [=] {
-                   return Call([=, y = in->random(btc), r = in->random(btc), k = in->random(btc),
-                                v = in->random(btc), gate = in->random(btc), gamma = in->weight(c),
-                                beta = in->weight(c), r_k = in->weight({s.H, s.N})](Tape& tape) {
-                     return std::vector{ops::goose_output(tape.watch(y), gamma(tape), beta(tape),
-                                                          tape.watch(r), tape.watch(k), tape.watch(v),
-                                                          r_k(tape), tape.watch(gate), 64e-5)};
-                   });
-                 }});
-  ops.push_back({"shift_lerp", dims({s.B, s.T, s.C}) + " x 2", {f * 3 * M * C}, {f * 4 * M * C}, [=] {
-                   return Call([x = in->random(btc), k = in->weight(c), r = in->weight(c)](Tape& tape) {
-                     return ops::shift_lerp(tape.watch(x), {}, {k(tape), r(tape)});
-                   });
-                 }});
-  const double lora = 2 * M * 5 * D * C;
-  ops.push_back({"ddlerp",
-                 dims({s.B, s.T, s.C}) + str(" x 5, rank ", s.D),
-                 {f * (6 * M * C + 5 * M * D), lora},
-                 {f * (7 * M * C + 10 * M * D), 3 * lora},
-                 [=] {
-                   std::vector<std::function<Var(Tape&)>> mu;
-                   for (int q = 0; q < 5; ++q) mu.push_back(in->weight(c));
-                   return Call([=, x = in->random(btc), h = in->random({s.B, s.T, 5 * s.D}),
-                                w2 = in->weight({5, s.D, s.C}, 0.01)](Tape& tape) {
-                     std::vector<Var> mix;
-                     for (const auto& m : mu) mix.push_back(m(tape));
-                     return ops::ddlerp(tape.watch(x), {}, mix, tape.watch(h), w2(tape));
-                   });
-                 }});
-  auto element_wise = [&](const char* name, const Shape& shape, Var (*op)(const Var&)) {
-    const double n = static_cast<double>(shape.numel());
-    ops.push_back({name, to_string(shape), {f * 2 * n}, {f * 3 * n}, [=] {
-                     return Call(
-                         [=, x = in->random(shape)](Tape& tape) { return std::vector{op(tape.watch(x))}; });
-                   }});
-  };
-  element_wise("tanh", {s.B, s.T, 5 * s.D}, ops::tanh);
-  element_wise("relu_sq", {s.B, s.T, s.F}, ops::relu_sq);
-  ops.push_back({"sigmoid_mul", dims({s.B, s.T, s.C}), {f * 3 * M * C}, {f * 5 * M * C}, [=] {
-                   return Call([gate = in->random(btc), value = in->random(btc)](Tape& tape) {
-                     return std::vector{ops::sigmoid_mul(tape.watch(gate), tape.watch(value))};
-                   });
-                 }});
-  ops.push_back({"silu_mul", dims({s.B, s.T, s.F}), {f * 3 * M * F}, {f * 5 * M * F}, [=] {
-                   return Call(
-                       [gate = in->random({s.B, s.T, s.F}), value = in->random({s.B, s.T, s.F})](Tape& tape) {
-                         return std::vector{ops::silu_mul(tape.watch(gate), tape.watch(value))};
-                       });
-                 }});
-  ops.push_back({"decay_complement_mul", dims({s.B, s.T, s.C}), {f * 3 * M * C}, {f * 5 * M * C}, [=] {
-                   return Call([w = in->random(btc, 3), key = in->random(btc)](Tape& tape) {
-                     return std::vector{ops::decay_complement_mul(tape.watch(w), tape.watch(key))};
-                   });
-                 }});
-  // The gradient of a sum is shared, not copied: there is no backward work.
-  ops.push_back({"add", dims({s.B, s.T, s.C}), {f * 3 * M * C}, {}, [=] {
-                   return Call([a = in->random(btc), b = in->random(btc)](Tape& tape) {
-                     return std::vector{ops::add(tape.watch(a), tape.watch(b))};
-                   });
-                 }});
-  auto linear = [&](const char* name, int64_t from, int64_t to) {
-    const double flops = 2 * M * static_cast<double>(from * to);
-    const double bytes = f * (M * static_cast<double>(from + to) + static_cast<double>(from * to));
-    ops.push_back({name,
-                   str(to_string(Shape{s.B, s.T, from}), " to ", to),
-                   {bytes, flops},
-                   {2 * bytes, 2 * flops},
-                   [=] {
-                     return Call(
-                         [x = in->random({s.B, s.T, from}), w = in->weight({to, from}, 0.05)](Tape& tape) {
-                           return std::vector{ops::linear(tape.watch(x), w(tape))};
-                         });
-                   }});
-  };
-  linear("linear", s.C, s.C);
-  linear("linear_ffn", s.C, s.F);
-  // GoldFinch's keys from embeddings and C / 16 cached numbers a token, and their norm.
-  const int64_t R = std::max<int64_t>(s.C / 16, 1);
-  const double expansion = 2 * M * C * static_cast<double>(s.C + R);
-  ops.push_back({"gold_keys",
-                 str(dims({s.B, s.T, s.C}), " from ", s.C, " + ", R),
-                 {f * M * (4 * C + static_cast<double>(R)), expansion},
-                 {f * M * (6 * C + 2 * static_cast<double>(R)), 2 * expansion},
-                 [=] {
-                   return Call([x0 = in->random(btc), cache = in->random({s.B, s.T, R}),
-                                w = in->weight({s.C, s.C + R}, 0.05)](Tape& tape) {
-                     return std::vector{ops::gold_keys(tape.watch(x0), tape.watch(cache), w(tape))};
-                   });
-                 }});
-  // What GoldFinch does for each token read so far when it writes one: the products of its keys and values.
-  const int64_t P = std::max<int64_t>(s.C / 16, 64);
-  ops.push_back({"gold_expand",
-                 dims({s.B, s.T, s.C}),
-                 {f * 2 * M * C, 2 * M * C * static_cast<double>(R + 4 * s.D + 4 * P)},
-                 {},
-                 [=] {
-                   const ops::GoldTokens tokens = ops::gold_tokens(
-                       in->ids({s.B, s.T}, s.V), in->random({1, s.V, s.C}), in->random({s.B, s.T, R}),
-                       in->random({s.C, s.C + R}), Tensor(), Tensor());
-                   const Shape down{s.C, P}, up{P, s.C};
-                   const ops::GoldWeights weights{in->random(c),
-                                                  in->random(c),
-                                                  in->random(c),
-                                                  in->random({s.C, 2 * s.D}),
-                                                  in->random({2, s.D, s.C}),
-                                                  in->random(down),
-                                                  in->random(up),
-                                                  in->random(down),
-                                                  in->random(up),
-                                                  in->random(c),
-                                                  in->random(c),
-                                                  in->random(c),
-                                                  in->random(c)};
-                   return Call([=](Tape&) {
-                     ops::gold_expand(tokens, weights, 0, s.T);
-                     return std::vector<Var>{};
-                   });
-                 }});
-  const double low_rank = 2 * M * C * 5 * D;
-  ops.push_back({"matmul",
-                 str(dims({s.B, s.T, s.C}), " to ", 5 * s.D),
-                 {f * M * (C + 5 * D), low_rank},
-                 {2 * f * M * (C + 5 * D), 2 * low_rank},
-                 [=] {
-                   return Call([x = in->random(btc), a = in->weight({s.C, 5 * s.D}, 0.05)](Tape& tape) {
-                     return std::vector{ops::matmul(tape.watch(x), a(tape))};
-                   });
-                 }});
-  // Multiply-adds of the plain recurrence, forward 3 N^2 and backward 9 N^2 per token and head. The decays
-  // are activations or a parameter.
-  auto recurrence = [&](const char* name, decltype(&ops::wkv6) op, bool fixed_decay) {
-    const double inputs = fixed_decay ? 3 : 4;
-    ops.push_back({name,
-                   dims({s.B, s.T, s.H, s.N}),
-                   {f * (inputs + 1) * M * C, 0, 3 * N * N * H * M},
-                   {f * (2 * inputs + 1) * M * C, 0, 9 * N * N * H * M},
-                   [=] {
-                     const Shape bthn{s.B, s.T, s.H, s.N}, hn{s.H, s.N};
-                     std::function<Var(Tape&)> w = in->weight(hn, 3);
-                     if (!fixed_decay) w = [x = in->random(bthn, 3)](Tape& tape) { return tape.watch(x); };
-                     return Call([=, r = in->random(bthn), k = in->random(bthn), v = in->random(bthn),
-                                  u = in->weight(hn)](Tape& tape) {
-                       return std::vector{
-                           op(tape.watch(r), tape.watch(k), tape.watch(v), w(tape), u(tape), {}, {}).y};
-                     });
-                   }});
-  };
-  recurrence("wkv6", ops::wkv6, false);
-  recurrence("wkv5", ops::wkv5, true);
-  // Forward 5 N^2; backward 14 N^2 with the states computed once more. Inputs as in the model: a and b as
-  // long as a normalised key.
-  ops.push_back({"wkv7",
-                 dims({s.B, s.T, s.H, s.N}),
-                 {f * 7 * M * C, 0, 5 * N * N * H * M},
-                 {f * 13 * M * C, 0, 14 * N * N * H * M},
-                 [=] {
-                   const Shape bthn{s.B, s.T, s.H, s.N};
-                   const double length = std::sqrt(3 / N);
-                   return Call([r = in->random(bthn), w = in->random(bthn, 3), k = in->random(bthn),
-                                v = in->random(bthn), a = in->random(bthn, length),
-                                b = in->random(bthn, length)](Tape& tape) {
-                     return std::vector{ops::wkv7(tape.watch(r), tape.watch(w), tape.watch(k), tape.watch(v),
-                                                  tape.watch(a), tape.watch(b), Wkv7Decay::kSigmoid)
-                                            .y};
-                   });
-                 }});
-  ops.push_back({"rope", dims({s.B, s.T, s.H, s.N}), {f * 2 * M * C}, {f * 2 * M * C}, [=] {
-                   return Call([x = in->random({s.B, s.T, s.H, s.N})](Tape& tape) {
-                     return std::vector{ops::rope(tape.watch(x), {})};
-                   });
-                 }});
-  // Two products of T (T + 1) / 2 queries and keys forward; five backward, one of them the scores again.
-  const double attention = 2 * M * (static_cast<double>(s.T) + 1) / 2 * C;
-  ops.push_back(
-      {"attention",
-       dims({s.B, s.T, s.H, s.N}),
-       {f * 4 * M * C, 2 * attention},
-       {f * 8 * M * C, 5 * attention},
-       [=] {
-         const Shape bthn{s.B, s.T, s.H, s.N};
-         return Call([=, q = in->random(bthn), k = in->random(bthn), v = in->random(bthn)](Tape& tape) {
-           return std::vector{ops::attention(tape.watch(q), tape.watch(k), tape.watch(v),
-                                             {.scale = 1 / std::sqrt(static_cast<double>(s.N))})};
-         });
-       }});
-  // All three products are in the forward pass; backward scales what it left.
-  ops.push_back({"cross_entropy",
-                 str(dims({s.B, s.T, s.C}), " to ", s.V),
-                 {f * (2 * M * C + 2 * V * C), 6 * M * C * V},
-                 {f * 2 * (M * C + V * C)},
-                 [=] {
-                   const Tensor targets = in->ids({s.B, s.T}, s.V);
-                   return Call([=, x = in->random(btc), w = in->weight({s.V, s.C}, 0.05)](Tape& tape) {
-                     const ops::LossOptions options{static_cast<double>(targets.numel()), 1e-4};
-                     return std::vector{
-                         ops::linear_cross_entropy(tape.watch(x), w(tape), targets, Tensor(), options).loss};
-                   });
-                 }});
-  const Shape flat{s.V * s.C};
-  ops.push_back({"adamw", to_string(flat), {f * 7 * V * C}, {}, [=] {
-                   static constexpr auto kUpdate = RK_KERNEL(adamw_update);
-                   return Call([=, p = in->random(flat), g = in->random(flat),
-                                m = zeros(flat, DType::kF32, in->device()),
-                                v = zeros(flat, DType::kF32, in->device())](Tape&) {
-                     kUpdate(in->device(), {p, g, m, v, 0, p.numel(), 1e-4, 0.9, 0.99, 1e-8, 0.1, 1, 1});
-                     return std::vector<Var>{};
-                   });
-                 }});
-  ops.push_back({"sum_of_squares", to_string(flat), {f * V * C}, {}, [=] {
-                   static constexpr auto kSquares = RK_KERNEL(sum_of_squares);
-                   return Call(
-                       [=, x = in->random(flat),
-                        scratch = empty({squares_blocks(flat.numel())}, DType::kF64, in->device())](Tape&) {
-                         double result = 0;
-                         kSquares(in->device(), {x, &result, scratch});
-                         return std::vector<Var>{};
-                       });
-                 }});
-  return ops;
+double gpu_product_rate(Inputs& in, DType dtype) {
+  const int64_t n = dtype == DType::kBF16 ? 8192 : 4096;
+  const Tensor a = in.random({n, n}, 1, dtype), b = in.random({n, n}, 1, dtype),
+               c = rookery::empty({n, n}, dtype, in.device());
+  auto multiply = [&] { product(n, n, n, {a, n}, {b, n, true}, false, {c, n}); };
+  multiply();  // chooses the algorithm
+  return 2.0 * std::pow(static_cast<double>(n), 3) / best_seconds(in.device(), multiply);
 }
 
 struct Times {
-  std::vector<double> forward, backward;
+  std::vector<double> forward, backward;                    // seconds
+  std::set<std::string> forward_kernels, backward_kernels;  // what the passes launched
 };
 
-// Within steps of the arena, as in training: memory comes from a replayed plan.
-Times measure(const OpBench& op, Device& device, int64_t repeat) {
+// Within steps of the arena, as in training: memory comes from a replayed plan. `flush`, if any, is written
+// before each call: the caches of a GPU then hold nothing of the operation, and the host is ahead of it.
+Times measure(const OpBench& op, Inputs& in, int64_t repeat, const Tensor& flush) {
+  Device& device = in.device();
   const Call call = op.prepare();
   std::vector<Tensor> seeds;
   {
     Tape tape;
-    for (const Var& out : call(tape)) {
-      seeds.push_back(empty_like(out.value()));
-      std::fill_n(seeds.back().data<float>(), seeds.back().numel(), 1.f);
-    }
+    for (const Var& out : call(tape)) seeds.push_back(in.ones(out.shape(), out.value().dtype()));
   }
   Times times;
   constexpr int64_t kWarm = 2;  // the step that records and the first that replays
   for (int64_t i = 0; i < kWarm + repeat; ++i) {
+    std::optional<Profile> profile;
+    if (i == 0) profile.emplace(device);
+    if (flush.defined()) fill_zero(flush);
     device.arena().begin_step(op.name);
     {
       Tape tape;
-      const double begin = steady_now();
+      const TimePoint begin(device);
       const std::vector<Var> outputs = call(tape);
-      const double middle = steady_now();
+      const TimePoint middle(device);
+      const size_t forward_slices = profile ? profile->slices().size() : 0;
       std::vector<std::pair<Var, Tensor>> pairs;
       for (size_t k = 0; k < outputs.size(); ++k) pairs.emplace_back(outputs[k], seeds[k]);
       if (!pairs.empty()) tape.backward(pairs);
-      const double end = steady_now();
+      const TimePoint end(device);
       if (i >= kWarm) {
-        times.forward.push_back(middle - begin);
-        times.backward.push_back(end - middle);
+        times.forward.push_back(middle.seconds_since(begin));
+        times.backward.push_back(end.seconds_since(middle));
+      }
+      for (size_t k = 0; profile && k < profile->slices().size(); ++k) {
+        const Profile::Slice& slice = profile->slices()[k];
+        if (slice.kind == Profile::Kind::kKernel)
+          (k < forward_slices ? times.forward_kernels : times.backward_kernels).insert(slice.name);
       }
     }
     device.arena().end_step();
@@ -465,67 +172,201 @@ std::vector<OpBench> chosen(std::vector<OpBench> ops, const std::vector<std::str
   return ops;
 }
 
-int run(const Arguments& a) {
-  Sizes s{};
-  s.B = a.integer("batch", 1, 4096);
-  s.T = a.integer("seq-len", 1, 1 << 20);
-  s.C = a.integer("hidden", 1, 1 << 16);
-  s.N = a.integer("head-size", 1, 1024);
-  s.F = a.integer("ffn", 1, 1 << 18);
-  s.V = a.integer("vocab", 2, 1 << 20);
-  s.D = a.integer("rank", 1, 4096);
+// What is not given is a step on this kind of device: Finch of 38M parameters on a CPU, models of 1.5B on a
+// GPU, and what emulation does in seconds.
+OpSizes sizes_of(const Arguments& a, DeviceType type) {
+  auto size = [&](const char* name, int64_t cpu, int64_t cuda, int64_t emul, int64_t least, int64_t most) {
+    if (a.given(name)) return a.integer(name, least, most);
+    return type == DeviceType::kCuda ? cuda : type == DeviceType::kEmul ? emul : cpu;
+  };
+  OpSizes s{};
+  s.B = size("batch", 8, 8, 1, 1, 4096);
+  s.T = size("seq-len", 512, 4096, 20, 1, 1 << 20);
+  s.C = size("hidden", 512, 2048, 32, 1, 1 << 16);
+  s.N = size("head-size", 64, 64, 16, 1, 1024);
+  s.F = size("ffn", 1792, 8192, 48, 1, 1 << 18);
+  s.V = size("vocab", 8192, 65536, 64, 2, 1 << 20);
+  s.D = size("rank", 32, 32, 4, 1, 4096);
+  s.P = size("parameters", s.V * s.C, 1'500'000'000, s.V * s.C, 1, int64_t{1} << 34);
   if (s.C % s.N != 0)
     fail(ExitCode::kUsage, "BENCH-02", "--hidden ", s.C, ": expected a multiple of --head-size ", s.N);
   s.H = s.C / s.N;
-  const int64_t repeat = a.integer("repeat", 1, 10000);
-  Device device(DeviceType::kCpu, static_cast<int>(a.integer("threads", 0, kMaxThreads)));
-  const std::vector<OpBench> ops = chosen(all_ops(s, std::make_shared<Inputs>(device)), a.positional());
-  const Rates rates = measure_rates(device, s);
-  nlohmann::json result{
-      {"isa", to_string(device.isa())},
-      {"threads", device.pool().num_threads()},
-      {"repeat", repeat},
-      {"sizes",
-       {{"B", s.B}, {"T", s.T}, {"C", s.C}, {"H", s.H}, {"N", s.N}, {"F", s.F}, {"V", s.V}, {"D", s.D}}},
-      {"rates",
-       {{"copy_bytes_per_s", rates.copy_bytes},
-        {"blas_flops_per_s", rates.blas_flops},
-        {"multiply_adds_per_s", rates.multiply_adds}}},
-      {"passes", nlohmann::json::array()}};
-  const bool json = a.flag("json");
-  if (!json) {
+  return s;
+}
+
+std::string amount(double value) {
+  if (value == 0) return "";
+  for (const auto& [unit, letter] : {std::pair{1e12, "T"}, {1e9, "G"}, {1e6, "M"}})
+    if (value >= unit) return fixed(value / unit, 2) + " " + letter;
+  return fixed(value, 0);
+}
+
+std::string milliseconds(double seconds) { return fixed(seconds * 1e3, seconds < 1e-3 ? 3 : 2); }
+
+nlohmann::json json_of(const Work& work) {
+  return {{"bytes", work.bytes},
+          {"flops", work.flops},
+          {"multiply_adds", work.multiply_adds},
+          {"exponentials", work.exponentials}};
+}
+
+// The table of docs/performance.md: nothing runs.
+int predict(const std::vector<OpBench>& ops, const Rates& rates, bool json) {
+  nlohmann::json result = nlohmann::json::array();
+  if (!json)
     std::printf(
-        "fp32, %d threads, %s, median of %lld. Measured: copy %.1f GB/s (read + write), BLAS %.0f GFLOP/s, "
-        "FMA %.1f G/s.\n",
-        device.pool().num_threads(), to_string(device.isa()).c_str(), static_cast<long long>(repeat),
-        rates.copy_bytes / 1e9, rates.blas_flops / 1e9, rates.multiply_adds / 1e9);
-    std::printf("%-15s %-30s %-9s %9s %9s %-5s %6s\n", "op", "shape", "pass", "ms", "floor ms", "by",
-                "ratio");
+        "| operation | shape | pass | bytes | FLOP | exponentials | predicted | by | measured |\n"
+        "|---|---|---|---|---|---|---|---|---|\n");
+  for (const OpBench& op : ops)
+    for (const auto& [pass, work] : {std::pair<const char*, const Work&>{"forward", op.forward},
+                                     std::pair<const char*, const Work&>{"backward", op.backward}}) {
+      if (empty(work)) continue;
+      const Floor floor = floor_of(work, rates);
+      nlohmann::json row = json_of(work);
+      row.update({{"op", op.name},
+                  {"shape", op.shape},
+                  {"pass", pass},
+                  {"floor_seconds", floor.seconds},
+                  {"floor_by", floor.by}});
+      result.push_back(row);
+      if (!json)
+        std::printf("| %s | %s | %s | %s | %s | %s | %s ms | %s | |\n", op.name.c_str(), op.shape.c_str(),
+                    pass, amount(work.bytes).c_str(), amount(work.flops + 2 * work.multiply_adds).c_str(),
+                    amount(work.exponentials).c_str(), milliseconds(floor.seconds).c_str(), floor.by);
+    }
+  if (json) std::cout << result.dump(2) << '\n';
+  return 0;
+}
+
+int run(const Arguments& a) {
+  const std::string where = a.one_of("device", {"cpu", "emul", "cuda"});
+  const bool prediction = a.flag("predict");
+  const DeviceType type = prediction || where == "cuda" ? DeviceType::kCuda
+                          : where == "emul"             ? DeviceType::kEmul
+                                                        : DeviceType::kCpu;
+  const OpSizes s = sizes_of(a, type);
+  const std::string precision = a.given("precision")       ? a.one_of("precision", {"fp32", "bf16"})
+                                : type == DeviceType::kCpu ? "fp32"
+                                                           : "bf16";
+  if (type == DeviceType::kCpu && precision == "bf16")
+    fail(ExitCode::kUsage, "BENCH-03",
+         "--precision bf16: expected --device cuda or emul; on the CPU only matrix products have bf16, which "
+         "`rookery bench step --precision bf16` measures");
+  const DType dtype = precision == "bf16" ? DType::kBF16 : DType::kF32;
+  const int64_t repeat = a.integer("repeat", 1, 10000);
+  const int threads = static_cast<int>(a.integer("threads", 0, kMaxThreads));
+  const bool json = a.flag("json");
+  if (prediction) {
+    Device meta(DeviceType::kMeta);
+    meta.plans_for = DeviceType::kCuda;
+    return predict(chosen(all_ops(s, std::make_shared<Inputs>(meta, dtype)), a.positional()), h200(dtype),
+                   json);
   }
+
+  std::unique_ptr<Device> device;
+  if (type == DeviceType::kCuda) {
+    cuda::DeviceOptions options;
+    options.num_threads = threads;
+    device = cuda::make_device(options);
+  } else {
+    device = std::make_unique<Device>(type, threads);
+  }
+  const auto inputs = std::make_shared<Inputs>(*device, dtype);
+  const std::vector<OpBench> ops = chosen(all_ops(s, inputs), a.positional());
+  nlohmann::json result{{"device", where},
+                        {"precision", precision},
+                        {"isa", to_string(device->isa())},
+                        {"threads", device->pool().num_threads()},
+                        {"repeat", repeat},
+                        {"sizes",
+                         {{"B", s.B},
+                          {"T", s.T},
+                          {"C", s.C},
+                          {"H", s.H},
+                          {"N", s.N},
+                          {"F", s.F},
+                          {"V", s.V},
+                          {"D", s.D},
+                          {"P", s.P}}},
+                        {"passes", nlohmann::json::array()},
+                        {"skipped", nlohmann::json::array()}};
+  Rates rates;
+  Tensor flush;
+  if (type == DeviceType::kCpu) {
+    rates = measure_cpu(*device, s);
+    result["rates"] = {{"copy_bytes_per_s", rates.copy_bytes},
+                       {"product_flops_per_s", rates.product_flops},
+                       {"multiply_adds_per_s", rates.multiply_adds}};
+    if (!json)
+      std::printf(
+          "fp32, %d threads, %s, median of %lld. Measured: copy %.1f GB/s (read + write), products %.0f "
+          "GFLOP/s, FMA %.1f G/s.\n",
+          device->pool().num_threads(), to_string(device->isa()).c_str(), static_cast<long long>(repeat),
+          rates.copy_bytes / 1e9, rates.product_flops / 1e9, rates.multiply_adds / 1e9);
+  } else if (type == DeviceType::kCuda) {
+    const cuda::Gpu gpu = cuda::inspect().gpus.at(0);
+    const double bf16 = gpu_product_rate(*inputs, DType::kBF16),
+                 fp32 = gpu_product_rate(*inputs, DType::kF32);
+    rates.copy_bytes = gpu_copy_rate(*inputs);
+    rates.product_flops = dtype == DType::kBF16 ? bf16 : fp32;
+    rates.multiply_adds = rates.product_flops / 2;
+    rates.exponentials = 16.0 * gpu.multiprocessors * gpu.clock_hz;
+    result["gpu"] = gpu.name;
+    result["rates"] = {{"copy_bytes_per_s", rates.copy_bytes},
+                       {"bf16_product_flops_per_s", bf16},
+                       {"fp32_product_flops_per_s", fp32},
+                       {"nominal_exponentials_per_s", rates.exponentials}};
+    const bool cold = a.one_of("cache", {"cold", "warm"}) == "cold";
+    result["cache"] = cold ? "cold" : "warm";
+    if (cold) flush = rookery::empty({int64_t{1} << 29}, DType::kU8, *device);
+    if (!json)
+      std::printf(
+          "%s, %s, median of %lld, L2 cache %s. Measured: copy %.2f TB/s (read + write), products %.0f "
+          "TFLOP/s in bf16, %.1f in fp32.\n",
+          gpu.name.c_str(), precision.c_str(), static_cast<long long>(repeat), cold ? "cold" : "warm",
+          rates.copy_bytes / 1e12, bf16 / 1e12, fp32 / 1e12);
+  } else if (!json) {
+    std::printf("%s on emulated kernels: no time here tells anything of a GPU.\n", precision.c_str());
+  }
+  if (!json)
+    std::printf("%-21s %-30s %-9s %9s %9s %-8s %6s\n", "op", "shape", "pass", "ms", "floor ms", "by",
+                "ratio");
   for (const OpBench& op : ops) {
-    const Times times = measure(op, device, repeat);
-    auto report = [&](const char* pass, const Work& work, const std::vector<double>& seconds) {
+    Times times;
+    try {
+      times = measure(op, *inputs, repeat, flush);
+    } catch (const Error& e) {
+      if (e.id() != kNoKernel) throw;
+      if (device->arena().in_step()) device->arena().end_step();
+      result["skipped"].push_back({{"op", op.name}, {"why", e.what()}});
+      if (!json) std::printf("%-21s no kernel for this device\n", op.name.c_str());
+      continue;
+    }
+    auto report = [&](const char* pass, const Work& work, const std::vector<double>& seconds,
+                      const std::set<std::string>& kernels) {
+      if (empty(work)) return;  // nothing to do in this pass
       const double time = median(seconds);
       const Floor floor = floor_of(work, rates);
-      if (floor.seconds == 0) return;  // nothing to do in this pass
-      result["passes"].push_back({{"op", op.name},
-                                  {"shape", op.shape},
-                                  {"pass", pass},
-                                  {"seconds", time},
-                                  {"min_seconds", *std::min_element(seconds.begin(), seconds.end())},
-                                  {"floor_seconds", floor.seconds},
-                                  {"floor_by", floor.by},
-                                  {"ratio", time / floor.seconds},
-                                  {"bytes", work.bytes},
-                                  {"flops", work.flops},
-                                  {"multiply_adds", work.multiply_adds}});
+      nlohmann::json row = json_of(work);
+      row.update({{"op", op.name},
+                  {"shape", op.shape},
+                  {"pass", pass},
+                  {"seconds", time},
+                  {"min_seconds", *std::min_element(seconds.begin(), seconds.end())},
+                  {"kernels", kernels}});
+      if (floor.seconds > 0)
+        row.update(
+            {{"floor_seconds", floor.seconds}, {"floor_by", floor.by}, {"ratio", time / floor.seconds}});
+      result["passes"].push_back(row);
       if (json) return;
-      std::printf("%-15s %-30s %-9s %9.3f %9.3f %-5s %6.2f\n", op.name.c_str(), op.shape.c_str(), pass,
-                  time * 1e3, floor.seconds * 1e3, floor.by, time / floor.seconds);
+      std::printf("%-21s %-30s %-9s %9.3f", op.name.c_str(), op.shape.c_str(), pass, time * 1e3);
+      if (floor.seconds > 0)
+        std::printf(" %9.3f %-8s %6.2f", floor.seconds * 1e3, floor.by, time / floor.seconds);
+      std::printf("\n");
       std::fflush(stdout);
     };
-    report("forward", op.forward, times.forward);
-    report("backward", op.backward, times.backward);
+    report("forward", op.forward, times.forward, times.forward_kernels);
+    report("backward", op.backward, times.backward, times.backward_kernels);
   }
   if (json) std::cout << result.dump(2) << '\n';
   return 0;
@@ -538,29 +379,46 @@ Command bench_op_command() {
   c.name = "op";
   c.summary = "each operation beside the floor that memory or arithmetic sets";
   c.details =
-      "Runs every operation, or those named, forward and backward on random fp32 data, as a training step "
-      "does. The floor is the longest of: tensors read and written once at the copy bandwidth; "
-      "floating-point operations of the matrix products at the rate of BLAS; multiply-adds of the state "
-      "recurrence (per token and head 3 N^2 forward and 9 N^2 backward for wkv6 and wkv5, 5 N^2 and 14 N^2 "
-      "for wkv7) "
-      "at the FMA rate. All three rates are measured first. A ratio below 1 means that the data stayed in "
-      "cache, or that fewer multiply-adds were needed than the plain recurrence takes.\n\n"
+      "Runs every operation, or those named, forward and backward on random data, as a training step does. "
+      "The "
+      "floor is the longest of: tensors read and written once at the copy bandwidth; floating-point "
+      "operations "
+      "of the matrix products at the rate of BLAS; multiply-adds of the state recurrence (per token and head "
+      "3 N^2 forward and 9 N^2 backward for wkv6 and wkv5, 5 N^2 and 14 N^2 for wkv7) at the FMA rate. All "
+      "three rates are measured first. A ratio below 1 means that the data stayed in cache, or that fewer "
+      "multiply-adds were needed than the plain recurrence takes.\n\n"
+      "On a GPU (--device cuda) times are those between events of its stream. The rates are a copy of 1 GiB "
+      "(read and written bytes), a product of 8192 (bf16) or 4096 (fp32) rows and columns, at which the "
+      "recurrence is counted too, and 16 exponentials a clock and multiprocessor. --device emul runs the "
+      "GPU's "
+      "kernels on the host, to try them, and has no floors. --predict prints the floors of one H200 (4.3 "
+      "TB/s, "
+      "790 TFLOP/s in bf16, 67 in fp32) and runs nothing.\n\n"
       "cross_entropy does all three of its matrix products in the forward pass. ROOKERY_ISA chooses the "
-      "instruction set.";
+      "instruction set of the CPU. Sizes that are not given are those of a 38M parameter Finch, with "
+      "--device "
+      "cuda those of models of 1.5B parameters.";
   c.positional = "[NAME...]";
   c.most_positional = Command::kAny;
-  c.options = {{"json", "", "machine-readable output"},
+  c.options = {{"device", "DEVICE", "cpu, cuda or emul", "cpu"},
+               {"json", "", "machine-readable output"},
+               {"predict", "", "print the floors of one H200 as a table; nothing runs"},
+               {"precision", "P", "fp32 or bf16; on a CPU fp32, else bf16"},
+               {"cache", "STATE", "cold or warm: the L2 cache of a GPU before each call", "cold"},
                {"threads", "N", "threads; 0: all cores", "0"},
                {"repeat", "R", "measured calls", "9"},
-               {"batch", "B", "sequences", "8"},
-               {"seq-len", "T", "tokens of a sequence", "512"},
-               {"hidden", "C", "hidden size", "512"},
-               {"head-size", "N", "channels of a head; heads are C / N", "64"},
-               {"ffn", "F", "width of the channel mix", "1792"},
-               {"vocab", "V", "vocabulary", "8192"},
-               {"rank", "D", "rank of the low-rank projections", "32"}};
+               {"batch", "B", "sequences; 8"},
+               {"seq-len", "T", "tokens of a sequence; 512, on a GPU 4096"},
+               {"hidden", "C", "hidden size; 512, on a GPU 2048"},
+               {"head-size", "N", "channels of a head; heads are C / N; 64"},
+               {"ffn", "F", "width of the channel mix; 1792, on a GPU 8192"},
+               {"vocab", "V", "vocabulary; 8192, on a GPU 65536"},
+               {"rank", "D", "rank of the low-rank projections; 32"},
+               {"parameters", "P", "of the optimizer; V x C, on a GPU 1.5 G"}};
   c.examples = {{"rookery bench op", "all, at the shapes of a 38M parameter Finch"},
-                {"rookery bench op wkv6 linear --threads 1", "two of them on one core"}};
+                {"rookery bench op wkv6 linear --threads 1", "two of them on one core"},
+                {"rookery bench op --predict", "what an H200 needs at least for each"}};
+  c.exit_codes = {ExitCode::kUnavailable};
   c.run = run;
   return c;
 }

@@ -200,7 +200,9 @@ class Parser {
         parsed_.arguments.values_[option.name];
       return;
     }
-    std::string value = attached ? *attached : value_of(dashed, option.value);
+    std::string value = attached                 ? *attached
+                        : option.implied.empty() ? value_of(dashed, option.value)
+                                                 : option.implied;
     if (option.name == "color") return set_color(value);
     std::vector<std::string>& values = parsed_.arguments.values_[option.name];
     if (!option.repeated && !values.empty()) usage_error(name(), "option ", dashed, " is given twice");

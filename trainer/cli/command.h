@@ -27,6 +27,7 @@ struct Option {
   std::string default_text = {};  // shown in help and used when the option is not given; empty: none
   bool repeated = false;          // may be given several times: Arguments::texts
   char letter = 0;                // short form: 'c' is -c
+  std::string implied = {};       // the value of --name alone; then only --name=VALUE gives another
 };
 
 struct Example {

@@ -12,6 +12,7 @@ Command bench_command();
 Command bench_load_command();
 Command bench_op_command();
 Command bench_prompt_command();
+Command bench_report_command();
 Command bench_step_command();
 Command ckpt_command();
 Command ckpt_convert_command();

@@ -52,7 +52,7 @@ std::string path_name(const std::vector<const Command*>& chain) {
 std::string option_head(const Option& o) {
   std::string head = o.letter ? str("-", o.letter, ", ") : "";
   head += "--" + o.name;
-  if (!o.value.empty()) head += " " + o.value;
+  if (!o.value.empty()) head += o.implied.empty() ? " " + o.value : str("[=", o.value, "]");
   return head;
 }
 

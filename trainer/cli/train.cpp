@@ -115,6 +115,7 @@ int run(const Arguments& a) {
       fail(ExitCode::kUsage, "CLI-05", "--max-time ", *limit, ": expected a duration such as 3h55m");
     options.max_seconds = *seconds;
   }
+  if (a.given("profile")) options.profile_steps = a.integer("profile", 1, 1000);
   options.command_line = {a.command()};
   for (const auto& word : a.positional()) options.command_line.push_back(word);
   for (const auto& word : a.overrides()) options.command_line.push_back(word);
@@ -148,6 +149,8 @@ Command train_command() {
       {"fresh", "", "begin anew; refuses a folder that holds a run"},
       {"force", "", "with --fresh: remove the run's checkpoints; with --resume-from: the newer ones"},
       {"accept-data-change", "", "resume although data, precision or model keys differ"},
+      {"profile", "STEPS", "write what these steps do to RUN/trace.json, for chrome://tracing or Perfetto",
+       "", false, 0, "1"},
       {"config", "FILE", "one more configuration file", "", true, 'c'}};
   c.examples = {{"rookery train configs/quickstart.yaml optim.lr=1e-3", "one value changed"}};
   c.exit_codes = {ExitCode::kData,    ExitCode::kNoInput, ExitCode::kUnavailable, ExitCode::kCannotCreate,

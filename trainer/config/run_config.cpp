@@ -111,7 +111,7 @@ void InitConfig::fields(Visitor& v) {
 
 void HardwareConfig::fields(Visitor& v) {
   v("peak_tflops", peak_tflops,
-    "dense peak of the device for the MFU figure, where the program does not know it")
+    "dense bf16 peak of the device, which MFU and HFU are shares of; default: the data sheet of a known GPU")
       .positive();
 }
 

@@ -141,9 +141,10 @@ std::string step_line(const StepMetrics& m, const Rates& r) {
              " ppl=", fixed(std::exp(m.loss), 1), " lr=", scientific(m.lr, 2),                    //
              " gnorm=", fixed(m.grad_norm, 2), " tok/s=", human_count(r.tok_per_s),               //
              " tflops=", or_na(r.tflops, fixed(r.tflops, 2)),                                     //
-             " mfu=", or_na(r.mfu, fixed(100 * r.mfu, 1) + "%"),                                  //
-             " mem=", gib(m.memory_bytes), "/", gib(m.memory_total_bytes), "GiB",                 //
-             " data=", or_na(data, fixed(100 * data, 1) + "%"),                                   //
+             " mfu=", or_na(r.mfu, fixed(100 * r.mfu, 1) + "%"),
+             " hfu=", or_na(r.hfu, fixed(100 * r.hfu, 1) + "%"),                   //
+             " mem=", gib(m.memory_bytes), "/", gib(m.memory_total_bytes), "GiB",  //
+             " data=", or_na(data, fixed(100 * data, 1) + "%"),                    //
              " eta=", human_duration(r.eta_s), " skipped=", m.skipped);
 }
 
@@ -168,6 +169,7 @@ std::string step_record(const StepMetrics& m, const Rates& r, double time) {
       .add("tok_per_s_wall", r.tok_per_s_wall)
       .add("tflops", r.tflops)
       .add("mfu", r.mfu)
+      .add("hfu", r.hfu)
       .add("memory_bytes", m.memory_bytes)
       .add("time", time)
       .done();
@@ -264,7 +266,10 @@ Rates MetricsLog::rates(const StepMetrics& m) const {
   r.tok_per_s_wall = throughput_.tokens_per_second_wall();
   r.data_share = throughput_.data_share();
   if (options_.flops_per_token > 0) r.tflops = r.tok_per_s * options_.flops_per_token / 1e12;
-  if (options_.peak_tflops > 0) r.mfu = r.tflops / options_.peak_tflops;
+  if (options_.peak_tflops > 0) {
+    r.mfu = r.tflops / options_.peak_tflops;
+    r.hfu = r.mfu * (1 + options_.recomputed_flops_per_token / options_.flops_per_token);
+  }
   r.eta_s = static_cast<double>(m.total_tokens - m.tokens) / r.tok_per_s_wall;
   return r;
 }
@@ -298,6 +303,7 @@ void MetricsLog::step(const StepMetrics& m) {
       known("perf/tok_per_s_wall", r.tok_per_s_wall);
       known("perf/tflops", r.tflops);
       known("perf/mfu", r.mfu);
+      known("perf/hfu", r.hfu);
       known("perf/data_wait_pct", 100 * r.data_share);
       known("mem/peak_gib", static_cast<double>(m.memory_bytes) / (1 << 30));
       tensorboard_->scalars(m.step, scalars);

@@ -80,12 +80,12 @@ class Throughput {
 
 // The speed figures of one log record; kUnknown where not known.
 struct Rates {
-  double tok_per_s = kUnknown, tok_per_s_wall = kUnknown, tflops = kUnknown, mfu = kUnknown, eta_s = kUnknown,
-         data_share = kUnknown;
+  double tok_per_s = kUnknown, tok_per_s_wall = kUnknown, tflops = kUnknown, mfu = kUnknown, hfu = kUnknown,
+         eta_s = kUnknown, data_share = kUnknown;
 };
 
 // step=1200/50000 tokens=629.1M/26.2G loss=3.4127 loss_max=3.52 ppl=30.3 lr=5.98e-04 gnorm=0.61 tok/s=412.3k
-// tflops=0.12 mfu=n/a mem=1.2/7.8GiB data=0.3% eta=2d03h skipped=0, on one line.
+// tflops=0.12 mfu=n/a hfu=n/a mem=1.2/7.8GiB data=0.3% eta=2d03h skipped=0, on one line.
 std::string step_line(const StepMetrics& m, const Rates& r);
 
 // The record of metrics.jsonl, without line end. Numbers are the shortest text that reads back to the same
@@ -105,7 +105,8 @@ class MetricsLog {
     int64_t every_steps = 10;  // a record each so many steps, and for the first and the last step
     bool tensorboard = true;
     double flops_per_token = 0;  // of the model, forward and backward, nothing recomputed; 0: not known
-    double peak_tflops = 0;      // hardware.peak_tflops; 0: not known, and then mfu is n/a
+    double recomputed_flops_per_token = 0;  // forward passes done again in the backward pass
+    double peak_tflops = 0;                 // of the device; 0: not known, and then mfu and hfu are n/a
     int rank = 0;
     std::function<std::string()> slowest_source;  // of the data, for the hint that the steps wait for it
   };

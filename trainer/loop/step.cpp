@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "kernels/base/fault.h"
 #include "trainer/loop/human.h"
@@ -17,6 +18,7 @@ void TrainStep::load(const std::vector<data::Batch>& batches) {
   batches_.resize(batches.size());
   targets_ = 0;
   for (size_t i = 0; i < batches.size(); ++i) {
+    const Range range(device, "upload", Profile::Kind::kPhase);
     recipe_.prepare(batches[i], device, batches_[i]);
     targets_ += batches_[i].y.numel();
   }
@@ -40,16 +42,21 @@ void TrainStep::work(size_t micro_batches) {
     Tape tape;
     nn::SeqContext seq;
     nn::Context cx{&tape, seq};
+    std::optional<Range> range(std::in_place, *session_.device, "forward", Profile::Kind::kPhase);
     const ops::LossOut loss =
         recipe_.loss(*session_.model, batches_[i], cx, targets_, static_cast<int64_t>(batches_.size()));
     const double forward_done = steady_now();
+    range.reset();
+    range.emplace(*session_.device, "backward", Profile::Kind::kPhase);
     tape.backward(loss.loss, &seed_);
+    range.reset();
     report_.backward_s += steady_now() - forward_done;
     report_.forward_s += forward_done - start;
     copy(loss.loss.value(), losses_.narrow(static_cast<int64_t>(i), 1));
   }
   session_.store->finish_reduction();
   const double start = steady_now();
+  const Range range(*session_.device, "optimizer", Profile::Kind::kPhase);
   optim_.launch(losses_);
   report_.optim_s = steady_now() - start;
   arena.end_step();
@@ -58,7 +65,9 @@ void TrainStep::work(size_t micro_batches) {
 void TrainStep::run_or_replay() {
   Device& device = *session_.device;
   auto everything = [this] { work(batches_.size()); };
-  if (session_.config.graph == "off" || device.type() == DeviceType::kCpu) return everything();
+  // A profile has each operation, a graph is one.
+  if (session_.config.graph == "off" || device.type() == DeviceType::kCpu || device.profile != nullptr)
+    return everything();
   std::vector<const std::byte*> addresses{device.arena().slab()};
   for (const DeviceBatch& batch : batches_)
     for (const Tensor* t : {&batch.x, &batch.doc_start, &batch.rows, &batch.y}) addresses.push_back(t->raw());

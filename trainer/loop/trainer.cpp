@@ -11,6 +11,7 @@
 #include "trainer/loop/device.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
+#include "trainer/loop/peak.h"
 #include "trainer/plan/count.h"
 
 namespace rookery::loop {
@@ -68,9 +69,19 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
   return report;
 }
 
+std::vector<data::Batch> Trainer::next_batches() {
+  const config::RunConfig& c = session_.config;
+  const Range range(*session_.device, "data", Profile::Kind::kPhase);
+  std::vector<data::Batch> batches;
+  const int64_t rows = c.recipe->micro_batch_size;
+  for (int64_t i = 0; i < c.grad_accum_steps(1); ++i)
+    batches.push_back(loader_->next(state_.samples + i * rows, rows));
+  return batches;
+}
+
 ExitCode Trainer::run() {
   const config::RunConfig& c = session_.config;
-  const int64_t total = c.total_steps(), accum = c.grad_accum_steps(1), rows = c.recipe->micro_batch_size;
+  const int64_t total = c.total_steps();
   if (state_.step >= total) {
     log_->info(str("the run is complete: ", state_.step, " of ", total, " steps are done"));
     return ExitCode::kOk;
@@ -82,10 +93,11 @@ ExitCode Trainer::run() {
   const int64_t first_step = state_.step;
   while (state_.step < total) {
     const double start = steady_now(), waited_before = loader_->wait_seconds();
-    std::vector<data::Batch> batches;
-    for (int64_t i = 0; i < accum; ++i) batches.push_back(loader_->next(state_.samples + i * rows, rows));
+    if (trace_) trace_->begin_step();
+    const std::vector<data::Batch> batches = next_batches();
     const double waited = loader_->wait_seconds() - waited_before;
     const StepReport report = step(batches);
+    if (trace_) trace_->end_step();
     const double step_s = steady_now() - start;
 
     StepMetrics m;
@@ -135,6 +147,7 @@ ExitCode Trainer::run() {
                      (when.every_minutes > 0 && steady_now() - last_save_at_ > when.every_minutes * 60) ||
                      (when.keep_best > 0 && state_.best_validation < best);
     const bool last_chance = request.stop || state_.step == total || state_.goal_reached;
+    if (trace_ && (last_chance || trace_->complete())) save_trace();
     if (due || request.save || last_chance) save(last_chance);
     if (state_.goal_reached) {
       log_->info(str("eval.stop_accuracy ", c.eval.stop_accuracy, " is reached: the run ends at step ",
@@ -237,6 +250,16 @@ int64_t Trainer::memory_bytes() const {
   for (const Arena::Owned& owned : session_.device->arena().owners())
     held += static_cast<int64_t>(owned.bytes);
   return held;
+}
+
+// A trace is not worth a run: what goes wrong with it is told.
+void Trainer::save_trace() {
+  try {
+    log_->info(trace_->write());
+  } catch (const Error& error) {
+    log_->warning(str("--profile: ", error.what()));
+  }
+  trace_.reset();
 }
 
 void Trainer::explain_memory() {
@@ -431,10 +454,14 @@ void Trainer::start_log() {
   log.every_steps = c.log.every_steps;
   log.tensorboard = c.log.tensorboard;
   log.flops_per_token = train_flops_per_token(*session_.model, c.data.seq_len);
-  log.peak_tflops = c.hardware.peak_tflops.value_or(0);
+  const Device& device = *session_.device;
+  log.peak_tflops =
+      c.hardware.peak_tflops.value_or(device.on_host() ? 0 : known_peak_tflops(device.accelerator().name()));
   log.slowest_source = [this] { return loader_->slowest_source(); };
   log_ = std::make_unique<MetricsLog>(log, console_);
   for (const auto& [level, text] : early_) log_->already_shown(level, text);
+  if (options_.profile_steps > 0)
+    trace_.emplace(*session_.device, folder_.path() / "trace.json", options_.profile_steps);
   total_memory_ = session_.device->on_host()
                       ? this_machine().memory_bytes
                       : static_cast<int64_t>(session_.device->accelerator().memory().total);

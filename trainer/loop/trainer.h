@@ -15,6 +15,7 @@
 #include "trainer/loop/session.h"
 #include "trainer/loop/signals.h"
 #include "trainer/loop/step.h"
+#include "trainer/loop/trace.h"
 #include "trainer/loop/train_state.h"
 #include "trainer/optim/adamw.h"
 #include "trainer/optim/schedule.h"
@@ -29,6 +30,7 @@ struct TrainOptions {
   // newer checkpoints: they are of the way that is not taken.
   std::string resume_from;
   bool accept_data_change = false;  // go on although data, precision or architecture keys differ
+  int64_t profile_steps = 0;        // of this process, written to RUN/trace.json
   double max_seconds = 0;  // save and leave with kStopped before so much time has passed; 0: no limit
   std::vector<std::string> command_line;                      // for env.json, as are
   std::vector<std::pair<std::string, std::string>> versions;  // name and version of the program's parts
@@ -48,6 +50,7 @@ class Trainer {
     double lr;
     bool applied;
   };
+  std::vector<data::Batch> next_batches();  // of one step
   StepReport step(const std::vector<data::Batch>& batches);
   void log_norms(double lr);
   void evaluate();
@@ -56,6 +59,7 @@ class Trainer {
   void resume(const RunFolder::Found& found);
   void begin();
   void make_way(std::optional<int64_t> resumed_step);
+  void save_trace();
   void explain_memory();
   int64_t memory_bytes() const;
   void start_log();
@@ -75,6 +79,7 @@ class Trainer {
   AdamW optim_;
   TrainStep step_;
   std::unique_ptr<MetricsLog> log_;
+  std::optional<StepTrace> trace_;
   std::vector<std::pair<char, std::string>> early_;  // told before log_ was open
   RunFolder folder_;  // holds the lock of the run; after what finds mistakes, which so leave no folder
   TrainState state_;
