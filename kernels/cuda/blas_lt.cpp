@@ -5,13 +5,9 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <charconv>
-#include <cstring>
 #include <limits>
-#include <span>
 #include <vector>
 
-#include "kernels/base/crc32.h"
 #include "kernels/base/error.h"
 #include "kernels/base/io.h"
 #include "kernels/cuda/accelerator.h"
@@ -22,7 +18,6 @@ namespace {
 constexpr int kCandidates = 12;
 constexpr int kRepetitions = 3;  // of a measurement, after one that is not counted
 constexpr uint64_t kLargestCache = 8 << 20;
-constexpr std::string_view kFormat = "rookery cublaslt 2";
 
 // The library is loaded when the first GPU is used: it is half a gigabyte, and a process that is linked with
 // it starts a tenth of a second later.
@@ -93,10 +88,17 @@ int alignment_of(const void* data) {
   return static_cast<int>(address & (~address + 1));
 }
 
-std::string file_name(std::string gpu) {
-  for (char& c : gpu)
-    if (!(c >= '0' && c <= '9') && !(c >= 'A' && c <= 'Z') && !(c >= 'a' && c <= 'z')) c = '-';
-  return str("cublaslt-", gpu, "-", lt().cublasLtGetVersion(), ".txt");
+AlgorithmWords words_of(const cublasLtMatmulAlgo_t& algo) {
+  AlgorithmWords words;
+  static_assert(sizeof words == sizeof algo.data);
+  std::copy(std::begin(algo.data), std::end(algo.data), words.begin());
+  return words;
+}
+
+cublasLtMatmulAlgo_t algorithm_of(const AlgorithmWords& words) {
+  cublasLtMatmulAlgo_t algo;
+  std::copy(words.begin(), words.end(), std::begin(algo.data));
+  return algo;
 }
 
 struct Preference {
@@ -137,13 +139,13 @@ struct Operation {
 }  // namespace
 
 struct BlasLt::Plan {
-  Plan(const Key& k, const Product& p)
+  Plan(const ProductKey& k, const Product& p)
       : key(k),
         operation(p.b.transposed, p.a.transposed),
         first(p.in, p.b.transposed ? p.k : p.n, p.b.transposed ? p.n : p.k, p.b.ld),
         second(p.in, p.a.transposed ? p.m : p.k, p.a.transposed ? p.k : p.m, p.a.ld),
         out(p.out, p.n, p.m, p.c.ld) {}
-  Key key;
+  ProductKey key;
   Operation operation;
   Layout first, second, out;
   cublasLtMatmulAlgo_t algo = {};
@@ -155,7 +157,7 @@ BlasLt::BlasLt(const Stream& stream, std::string gpu, bool deterministic, const 
   RK_LT(lt().cublasLtCreate(&handle_));
   RK_CUDA(cudaMalloc(&workspace_, kWorkspaceBytes));
   if (cache.empty() || deterministic) return;
-  file_ = cache / file_name(gpu_);
+  file_ = cache / choices_file_name(gpu_, lt().cublasLtGetVersion());
   read_cache();
 }
 
@@ -169,7 +171,7 @@ BlasLt::~BlasLt() {
   lt().cublasLtDestroy(handle_);
 }
 
-BlasLt::Key BlasLt::key_of(const Product& p) {
+ProductKey BlasLt::key_of(const Product& p) {
   return {p.m,
           p.n,
           p.k,
@@ -206,7 +208,7 @@ void BlasLt::run(const Product& p, bool capturing) {
   RK_LT(launch(chosen, chosen.algo, p, p.c.data));
 }
 
-BlasLt::Plan& BlasLt::plan(const Key& key, const Product& p, bool capturing) {
+BlasLt::Plan& BlasLt::plan(const ProductKey& key, const Product& p, bool capturing) {
   std::unique_ptr<Plan>& plan = plans_[key];
   if (plan == nullptr) plan = std::make_unique<Plan>(key, p);
   if (!plan->chosen) choose(*plan, p, capturing);
@@ -215,12 +217,13 @@ BlasLt::Plan& BlasLt::plan(const Key& key, const Product& p, bool capturing) {
 
 void BlasLt::choose(Plan& plan, const Product& p, bool capturing) {
   if (const auto known = chosen_.find(plan.key); known != chosen_.end()) {
+    const cublasLtMatmulAlgo_t algo = algorithm_of(known->second);
     cublasLtMatmulHeuristicResult_t result = {};
     if (lt().cublasLtMatmulAlgoCheck(handle_, plan.operation.handle, plan.first.handle, plan.second.handle,
-                                     plan.out.handle, plan.out.handle, &known->second,
+                                     plan.out.handle, plan.out.handle, &algo,
                                      &result) == CUBLAS_STATUS_SUCCESS &&
         result.workspaceSize <= kWorkspaceBytes) {
-      plan.algo = known->second;
+      plan.algo = algo;
       plan.chosen = true;
       return;
     }
@@ -269,7 +272,7 @@ void BlasLt::choose(Plan& plan, const Product& p, bool capturing) {
       plan.algo = r->algo;
     }
   }
-  chosen_[plan.key] = plan.algo;
+  chosen_[plan.key] = words_of(plan.algo);
   measured_ = true;
 }
 
@@ -288,18 +291,6 @@ float BlasLt::milliseconds(const Plan& plan, const cublasLtMatmulAlgo_t& algo, c
   return best;
 }
 
-// "m n k lda ldb ldc ta tb in out accumulate align_a align_b align_c algorithm crc", the algorithm as 8
-// numbers that the library lets one keep for the same version of itself.
-std::string BlasLt::line_of(const Key& key, const cublasLtMatmulAlgo_t& algo) {
-  std::string line;
-  for (const int64_t v : {key.m, key.n, key.k, key.lda, key.ldb, key.ldc}) line += str(v, " ");
-  for (const int v : {key.transposed_a, key.transposed_b, key.in, key.out, key.accumulate, key.align_a,
-                      key.align_b, key.align_c})
-    line += str(v, " ");
-  for (const uint64_t v : algo.data) line += str(v, " ");
-  return line + str(io::crc32(std::as_bytes(std::span(line))));
-}
-
 void BlasLt::read_cache() {
   std::string text;
   try {
@@ -307,46 +298,22 @@ void BlasLt::read_cache() {
   } catch (const Error&) {
     return;  // not there, or not ours: it is measured again
   }
-  std::string_view rest = text;
-  auto next_line = [&] {
-    const size_t end = std::min(rest.find('\n'), rest.size());
-    const std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    return line;
-  };
-  if (next_line() != kFormat) return;
-  while (!rest.empty()) {
-    const std::string_view line = next_line();
-    std::array<uint64_t, 14 + std::size(cublasLtMatmulAlgo_t{}.data)> v;
-    const char* at = line.data();
-    bool whole = true;
-    for (uint64_t& value : v) {
-      const auto [end, error] = std::from_chars(at, line.data() + line.size(), value);
-      whole = whole && error == std::errc() && end < line.data() + line.size() && *end == ' ';
-      if (!whole) break;
-      at = end + 1;
-    }
-    if (!whole) continue;
-    auto number = [&](size_t i) { return static_cast<int64_t>(v[i]); };
-    auto small = [&](size_t i) { return static_cast<int>(v[i]); };
-    const Key key{number(0), number(1), number(2), number(3), number(4), number(5), small(6),
-                  small(7),  small(8),  small(9),  small(10), small(11), small(12), small(13)};
-    cublasLtMatmulAlgo_t algo;
-    std::copy(v.begin() + 14, v.end(), std::begin(algo.data));
-    if (line_of(key, algo) == line) chosen_.try_emplace(key, algo);
-  }
+  for (const auto& [key, words] : choices_from(text)) chosen_.try_emplace(key, words);
 }
 
 void BlasLt::write_cache() const {
   if (file_.empty()) return;
-  std::string text = str(kFormat, "\n");
-  for (const auto& [key, algo] : chosen_) text += line_of(key, algo) + "\n";
   try {
     io::create_directories(file_.parent_path());
-    io::write_file_atomic(file_, text, "cuda.products");
+    io::write_file_atomic(file_, choices_text(chosen_), "cuda.products");
   } catch (const Error&) {
     // It only saves the time to measure again.
   }
+}
+
+std::string blas_version() {
+  const size_t version = lt().cublasLtGetVersion();  // 130002: 13.0.2
+  return str(version / 10000, ".", version / 100 % 100, ".", version % 100);
 }
 
 void product(Device& device, const Product& p) {

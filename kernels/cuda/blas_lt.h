@@ -13,6 +13,7 @@
 #include <string>
 
 #include "kernels/cuda/blas.h"
+#include "kernels/cuda/product_choices.h"
 #include "kernels/cuda/stream.h"
 
 namespace rookery::cuda {
@@ -33,20 +34,12 @@ class BlasLt {
   void run(const Product& p, bool capturing);
 
  private:
-  // All that the choice depends on.
-  struct Key {
-    int64_t m, n, k, lda, ldb, ldc;
-    int transposed_a, transposed_b, in, out, accumulate;
-    int align_a, align_b, align_c;  // of the addresses, in bytes
-    auto operator<=>(const Key&) const = default;
-  };
   struct Plan;
-  Plan& plan(const Key& key, const Product& p, bool capturing);
+  Plan& plan(const ProductKey& key, const Product& p, bool capturing);
   void choose(Plan& plan, const Product& p, bool capturing);
   float milliseconds(const Plan& plan, const cublasLtMatmulAlgo_t& algo, const Product& p, void* scratch);
   cublasStatus_t launch(const Plan& plan, const cublasLtMatmulAlgo_t& algo, const Product& p, void* c);
-  static Key key_of(const Product& p);
-  static std::string line_of(const Key& key, const cublasLtMatmulAlgo_t& algo);
+  static ProductKey key_of(const Product& p);
   void read_cache();
   void write_cache() const;
 
@@ -56,9 +49,9 @@ class BlasLt {
   std::filesystem::path file_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  std::map<Key, std::unique_ptr<Plan>> plans_;
-  std::map<Key, cublasLtMatmulAlgo_t> chosen_;  // as the file has it
-  bool measured_ = false;                       // here: the file does not have all of them
+  std::map<ProductKey, std::unique_ptr<Plan>> plans_;
+  ProductChoices chosen_;  // as the file has it
+  bool measured_ = false;  // here: the file does not have all of them
 };
 
 }  // namespace rookery::cuda

@@ -34,6 +34,9 @@ struct Runtime {
 Runtime inspect();                      // never throws
 std::string version_text(int version);  // "13.2"
 
+// Of cuBLASLt, as found: "13.0.2". Throws Error kUnavailable CUDA-02.
+std::string blas_version();
+
 struct DeviceOptions {
   int index = 0;
   int num_threads = 0;         // of the host

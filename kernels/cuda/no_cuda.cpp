@@ -16,6 +16,11 @@ std::unique_ptr<Device> make_device(const DeviceOptions&) {
   fail(ExitCode::kUnavailable, runtime.problem_id, "device: cuda: ", runtime.problem);
 }
 
+std::string blas_version() {
+  const Runtime runtime = inspect();
+  fail(ExitCode::kUnavailable, runtime.problem_id, "cuBLASLt: ", runtime.problem);
+}
+
 void product(Device&, const Product&) { RK_CHECK(false, "[product] this build has no CUDA"); }
 
 }  // namespace rookery::cuda

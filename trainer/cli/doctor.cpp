@@ -13,6 +13,7 @@
 #include "kernels/base/fault.h"
 #include "kernels/base/io.h"
 #include "kernels/cuda/device.h"
+#include "kernels/ops/matmul/product.h"
 #include "trainer/checkpoint/run_lock.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/terminal.h"
@@ -95,6 +96,28 @@ Check guarded(const std::string& name, const std::function<std::string()>& body)
   }
 }
 
+// What every step needs of a GPU: memory, a kernel, a matrix product, and the way back.
+std::string gpu_work(int index) {
+  cuda::DeviceOptions options;
+  options.index = index;
+  options.num_threads = 1;
+  const auto device = cuda::make_device(options);
+  constexpr int64_t n = 256;
+  const std::vector<double> ones(n * n, 1);
+  const Tensor a = tensor_from(std::span<const double>(ones), {n, n}, DType::kF32, *device),
+               b = rookery::empty({n, n}, DType::kBF16, *device),
+               c = rookery::empty({n, n}, DType::kBF16, *device);
+  copy(a, b);
+  product(n, n, n, {b, n}, {b, n}, false, {c, n});
+  for (const double value : to_doubles(c))
+    if (value != n)
+      fail(ExitCode::kUnavailable, "DOC-03", "a product of ones: found ", value, ", expected ", n,
+           "; the GPU or its driver is at fault");
+  const Accelerator::Memory memory = device->accelerator().memory();
+  return str("a kernel and a bf16 product are right, ", gib(double(memory.free)), " of ",
+             gib(double(memory.total)), " are free");
+}
+
 // That there is no GPU is no fault; one that is there and cannot be used is.
 void add_gpus(std::vector<Check>& checks) {
   const cuda::Runtime runtime = cuda::inspect();
@@ -109,6 +132,12 @@ void add_gpus(std::vector<Check>& checks) {
                           " multiprocessors, compute capability ", gpu.major, ".", gpu.minor,
                           gpu.problem.empty() ? "" : ": " + gpu.problem),
                       gpu.problem.empty()});
+  if (runtime.problem.empty()) {
+    checks.push_back(guarded("cuBLASLt", cuda::blas_version));
+    for (const cuda::Gpu& gpu : runtime.gpus)
+      if (gpu.problem.empty())
+        checks.push_back(guarded(str("GPU ", gpu.index, " at work"), [&] { return gpu_work(gpu.index); }));
+  }
   if (runtime.gpus.empty() && runtime.built)
     checks.push_back({"GPU", "none: " + runtime.problem, runtime.problem_id != "DEV-03"});
 }
