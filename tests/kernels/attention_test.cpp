@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "tests/support/op_case.h"
 
@@ -123,9 +122,8 @@ Tensor keys_of(const Tensor& x, int64_t begin, int64_t count) {
   const auto [B, S, H, D] = x.dims<4>("x");
   const Tensor part = empty({B, count, H, D}, x.dtype(), x.device());
   if (x.device().type() == DeviceType::kMeta) return part;
-  const size_t key = static_cast<size_t>(H * D) * dtype_size(x.dtype());
-  for (int64_t b = 0; b < B; ++b)
-    std::memcpy(part.raw() + b * count * key, x.raw() + (b * S + begin) * key, count * key);
+  const Tensor from = x.reshape({B * S, H * D}), to = part.reshape({B * count, H * D});
+  for (int64_t b = 0; b < B; ++b) copy(from.narrow(b * S + begin, count), to.narrow(b * count, count));
   return part;
 }
 

@@ -17,6 +17,7 @@
 #ifdef ROOKERY_HAVE_EMUL
 #include "kernels/emul/options.h"
 #endif
+#include "tests/support/op_case.h"
 #include "tests/support/wkv6_ref.h"
 
 namespace rookery {
@@ -161,20 +162,33 @@ void expect_same(const Results& a, const Results& b, const std::string& where) {
     EXPECT_TRUE(same_bits(a.*result.values, b.*result.values)) << result.name << ", " << where;
 }
 
+// By the GPU's kernels: on a GPU where there is one, and emulated in several orders of their threads. In bf16
+// from inputs rounded to it.
+void check_on_gpus(const Case& c, const Results& expected, DType dtype, double bound,
+                   const std::string& what) {
+  for (const test::TestDevice& test_device : test::op_case_devices()) {
+    if (test_device.type == DeviceType::kCpu) continue;
+    Results first;
+    auto check_run = [&](const std::string& where) {
+      const auto device = test_device.make(1);
+      const Results found = run(c, dtype, *device);
+      if (first.y.empty()) first = found;
+      expect_close(found, expected, bound, where);
+      expect_same(found, first, where);
+    };
+    const std::string where = str(what, ", ", test_device.name, ", ", dtype);
+    if (test_device.type == DeviceType::kCuda) {
+      check_run(where);
+      check_run(where + ", again");
+    }
 #ifdef ROOKERY_HAVE_EMUL
-// By the GPU's kernels, in several orders of their threads. In bf16 from inputs rounded to it.
-void check_emulated(const Case& c, const Results& expected, DType dtype, double bound,
-                    const std::string& what) {
-  Results first;
-  for (const auto order : {emulator::Order::kAscending, emulator::Order::kRandom}) {
-    const emulator::ScopedOptions options(
-        {.order = order, .shuffle_blocks = true, .races = order == emulator::Order::kAscending});
-    Device device(DeviceType::kEmul, 1);
-    const std::string where = str(what, ", emulated, ", order, ", ", dtype);
-    const Results found = run(c, dtype, device);
-    if (first.y.empty()) first = found;
-    expect_close(found, expected, bound, where);
-    expect_same(found, first, where);
+    if (test_device.type == DeviceType::kEmul)
+      for (const auto order : {emulator::Order::kAscending, emulator::Order::kRandom}) {
+        const emulator::ScopedOptions options(
+            {.order = order, .shuffle_blocks = true, .races = order == emulator::Order::kAscending});
+        check_run(str(where, ", ", order));
+      }
+#endif
   }
 }
 Case rounded_to_bf16(Case c) {
@@ -183,7 +197,6 @@ Case rounded_to_bf16(Case c) {
     for (double& e : *values) e = static_cast<float>(bf16(static_cast<float>(e)));
   return c;
 }
-#endif
 
 // On all devices, in all their precisions.
 void check(const Case& c, const std::string& what, double bound_f32 = 5e-6) {
@@ -193,12 +206,10 @@ void check(const Case& c, const std::string& what, double bound_f32 = 5e-6) {
     expect_close(run(c, DType::kF64, isa), expected, 1e-13, where + ", f64");
     expect_close(run(c, DType::kF32, isa), expected, bound_f32, where + ", f32");
   }
-#ifdef ROOKERY_HAVE_EMUL
   if (c.ref.N > kWkv6GpuHead) return;
-  check_emulated(c, expected, DType::kF32, bound_f32, what);
+  check_on_gpus(c, expected, DType::kF32, bound_f32, what);
   const Case rounded = rounded_to_bf16(c);
-  check_emulated(rounded, reference(rounded), DType::kBF16, 4e-3, what);
-#endif
+  check_on_gpus(rounded, reference(rounded), DType::kBF16, 4e-3, what);
 }
 
 TEST(Wkv6, EqualsTheRecurrence) {
