@@ -44,7 +44,9 @@ Var Tape::watch(const Tensor& value) { return Var(value, this, add_slot(value));
 
 std::vector<Var> record(std::string_view name, std::initializer_list<Var> inputs,
                         std::span<const Tensor> outputs, Backward body) {
-  if (Profile* profile = outputs[0].device().profile) profile->forward(name, forward_shapes(inputs, outputs));
+  const auto made = std::find_if(outputs.begin(), outputs.end(), [](const Tensor& t) { return t.defined(); });
+  if (made != outputs.end() && made->device().profile)
+    made->device().profile->forward(name, forward_shapes(inputs, outputs));
   Tape* tape = nullptr;
   for (const Var& in : inputs) {
     if (!in.tracked()) continue;

@@ -1,10 +1,19 @@
 // bench.h: what the benchmarks share.
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <vector>
 
 namespace rookery::cli {
 
 double median(std::vector<double> values);  // at least one
+
+struct StepSizes {
+  std::string arch, precision, graph, recompute;
+  int64_t layers, hidden, batch, seq_len, vocab, threads, repeat;
+};
+// `rookery bench step` on "cuda" or "emul" (bench_gpu_step.cpp).
+int bench_gpu_step(const StepSizes& sizes, const std::string& device, bool json);
 
 }  // namespace rookery::cli

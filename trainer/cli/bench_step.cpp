@@ -162,20 +162,46 @@ struct Measurement {
   }
 };
 
+// What is not given is a small Finch on a CPU, on a GPU a model of 1.5B parameters.
+StepSizes sizes_of(const Arguments& a, const std::string& device) {
+  auto size = [&](const char* name, int64_t cpu, int64_t cuda, int64_t emul, int64_t least, int64_t most) {
+    if (a.given(name)) return a.integer(name, least, most);
+    return device == "cuda" ? cuda : device == "emul" ? emul : cpu;
+  };
+  StepSizes s;
+  s.arch = a.one_of("arch", {"rwkv5", "rwkv6", "rwkv7", "goldfinch", "llama"});
+  s.precision = a.given("precision") ? a.one_of("precision", {"fp32", "bf16", "fp64"})
+                : device == "cpu"    ? "fp32"
+                                     : "bf16";
+  s.graph = a.one_of("graph", {"auto", "off"});
+  s.recompute = a.one_of("recompute", {"none", "selective", "block"});
+  s.layers = size("layers", 8, 24, 3, 1, 1024);
+  s.hidden = size("hidden", 512, 2048, 32, 1, 1 << 16);
+  s.batch = size("batch", 8, 8, 1, 1, 1 << 20);
+  s.seq_len = size("seq-len", 512, 4096, 16, 1, 1 << 24);
+  s.vocab = size("vocab", 8192, 65536, 64, 2, 1 << 24);
+  s.threads = a.integer("threads", 0, 256);
+  s.repeat = a.integer("repeat", 1, 1000);
+  return s;
+}
+
 int run(const Arguments& a) {
+  const std::string where = a.one_of("device", {"cpu", "cuda", "emul"});
+  const StepSizes sizes = sizes_of(a, where);
+  if (where != "cpu") return bench_gpu_step(sizes, where, a.flag("json"));
+  if (sizes.arch != "rwkv6")
+    fail(ExitCode::kUsage, "BENCH-05", "--arch ", sizes.arch, ": expected rwkv6 on the CPU");
   config::RunConfig config;
-  config.precision = a.one_of("precision", {"fp32", "bf16", "fp64"});
-  config.threads = a.integer("threads", 0, 256);
+  config.precision = sizes.precision;
+  config.threads = sizes.threads;
   config.model.select("rwkv6");
   auto& model = dynamic_cast<Rwkv6Config&>(*config.model);
-  model.num_layers = a.integer("layers", 1, 1024);
-  model.hidden_size = a.integer("hidden", 1, 1 << 16);
-  model.vocab_size = a.integer("vocab", 2, 1 << 24);
-  const int64_t B = a.integer("batch", 1, 1 << 20), T = a.integer("seq-len", 1, 1 << 24),
-                repeat = a.integer("repeat", 1, 1000);
+  model.num_layers = sizes.layers;
+  model.hidden_size = sizes.hidden;
+  model.vocab_size = sizes.vocab;
+  const int64_t B = sizes.batch, T = sizes.seq_len, repeat = sizes.repeat;
   Bench bench(loop::make_session(std::move(config)), B, T);
-  bench.session().model->recompute =
-      recompute_from_string(a.one_of("recompute", {"none", "selective", "block"}));
+  bench.session().model->recompute = recompute_from_string(sizes.recompute);
 
   const std::vector<Product> products = products_of(*bench.session().model);
   // With bf16 the same is measured in fp32, for comparison.
@@ -211,6 +237,8 @@ int run(const Arguments& a) {
                     {"gflops", flops / each / 1e9}});
   }
   const double matrix_s = measured.products_s(products);
+  // Beside what the products reach: the CPU has no data sheet here.
+  const double flops = loop::train_flops_per_token(*bench.session().model, T) * static_cast<double>(B * T);
   const double step_s = of(&Timing::total);
   const auto* plan = bench.session().device->arena().plan(bench.key("train"));
   nlohmann::json result{{"parameters", bench.session().store->num_elements()},
@@ -226,6 +254,8 @@ int run(const Arguments& a) {
                         {"products_s", matrix_s},
                         {"products_gflops", matrix_flops / matrix_s / 1e9},
                         {"ratio", step_s / matrix_s},
+                        {"flops", flops},
+                        {"share_of_products_rate", flops / step_s / (matrix_flops / matrix_s)},
                         {"tokens_per_s", static_cast<double>(B * T) / step_s},
                         {"activation_bytes", plan->slab_bytes},
                         {"activation_peak_bytes", plan->peak_bytes},
@@ -251,6 +281,8 @@ int run(const Arguments& a) {
   line("  optimizer", of(&Timing::optim), "");
   line("its matrix products alone", matrix_s, fixed(matrix_flops / matrix_s / 1e9, 0) + " GFLOP/s");
   std::printf("  %-28s %9.3f\n", "ratio", step_s / matrix_s);
+  std::printf("  %-28s %8.1f%%   of the rate of its products\n", "used (6 P + 3 x mixers)",
+              100 * flops / step_s / (matrix_flops / matrix_s));
   if (runs.size() > 1) {
     const double fp32_step_s = runs[1].of(&Timing::total), fp32_products_s = runs[1].products_s(products);
     line("the step in fp32", fp32_step_s, fixed(fp32_step_s / step_s, 2) + " times as long");
@@ -273,24 +305,34 @@ int run(const Arguments& a) {
 Command bench_step_command() {
   Command c;
   c.name = "step";
-  c.summary = "a training step of Finch beside its matrix products alone";
+  c.summary = "a training step beside its matrix products, or beside a GPU's peak";
   c.details =
       "Medians over repeats. The products are the three of every weight (forward, gradient of the input, "
       "gradient of the weight), run by "
       "the same BLAS on the same threads; the ratio is what everything else costs. With --precision bf16 the "
       "step and the products are also "
-      "measured in fp32.";
-  c.options = {{"layers", "L", "blocks", "8"},
-               {"hidden", "C", "hidden size", "512"},
-               {"batch", "B", "sequences", "8"},
-               {"seq-len", "T", "tokens of a sequence", "512"},
-               {"vocab", "V", "vocabulary", "8192"},
-               {"precision", "P", "fp32, bf16 or fp64", "fp32"},
+      "measured in fp32.\n\n"
+      "With --device cuda it is the step of the trainer, of any --arch, as one CUDA graph, with its MFU and "
+      "HFU: "
+      "floating-point operations per second, HFU with what is recomputed, as shares of the GPU's dense bf16 "
+      "peak by "
+      "its data sheet. On a CPU the share is that of the rate of its own products.";
+  c.options = {{"device", "DEVICE", "cpu, cuda, or emul: the GPU's kernels emulated", "cpu"},
+               {"arch", "ARCH", "on a GPU rwkv5, rwkv6, rwkv7, goldfinch or llama", "rwkv6"},
+               {"layers", "L", "blocks; 8, on a GPU 24"},
+               {"hidden", "C", "hidden size; 512, on a GPU 2048"},
+               {"batch", "B", "sequences; 8"},
+               {"seq-len", "T", "tokens of a sequence; 512, on a GPU 4096"},
+               {"vocab", "V", "vocabulary; 8192, on a GPU 65536"},
+               {"precision", "P", "fp32, bf16 or fp64; on a CPU fp32, else bf16"},
                {"recompute", "KIND", "none, selective or block: recipe.recompute", "none"},
+               {"graph", "WHEN", "auto or off: repeat a GPU's step as one graph", "auto"},
                {"threads", "N", "threads; 0: all cores", "0"},
                {"repeat", "R", "measured steps", "7"},
                {"json", "", "machine-readable output"}};
-  c.examples = {{"rookery bench step", "L8 C512 T512 B8 V8192"}};
+  c.examples = {{"rookery bench step", "L8 C512 T512 B8 V8192"},
+                {"rookery bench step --device cuda --arch rwkv7", "1.5B parameters"}};
+  c.exit_codes = {ExitCode::kUnavailable};
   c.run = run;
   return c;
 }

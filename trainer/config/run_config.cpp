@@ -131,6 +131,9 @@ void RunConfig::fields(Visitor& v) {
     "auto: on a GPU the whole step is noted as a CUDA graph once its memory repeats, and replayed; off: "
     "kernels are launched one by one")
       .one_of({"auto", "off"});
+  v("deterministic", deterministic,
+    "on a GPU: matrix products by the library's first choice and not by what a measurement finds to be the "
+    "fastest, so that another process gives the same bits. A CPU always does");
   v("threads", threads, "worker threads; 0: one for each processor. Sums depend on it in the last bits")
       .between(0, kMaxThreads);
   v("model", model, "the network");

@@ -121,6 +121,7 @@ struct RunConfig {
   int64_t seed = 1;
   std::string precision = "fp32";
   std::string device = "auto", graph = "auto";
+  bool deterministic = false;
   int64_t threads = 0;
   Selected<ModelConfig> model;
   DataConfig data;

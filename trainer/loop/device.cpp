@@ -46,6 +46,7 @@ std::unique_ptr<Device> make_device(const config::RunConfig& config) {
     cuda::DeviceOptions options;
     options.num_threads = threads;
     options.cache = cache_folder();
+    options.deterministic = config.deterministic;
     device = cuda::make_device(options);
   } else {
     device = std::make_unique<Device>(type, threads);

@@ -454,6 +454,7 @@ void Trainer::start_log() {
   log.every_steps = c.log.every_steps;
   log.tensorboard = c.log.tensorboard;
   log.flops_per_token = train_flops_per_token(*session_.model, c.data.seq_len);
+  log.recomputed_flops_per_token = recomputed_flops_per_token(*session_.model, c.data.seq_len);
   const Device& device = *session_.device;
   log.peak_tflops =
       c.hardware.peak_tflops.value_or(device.on_host() ? 0 : known_peak_tflops(device.accelerator().name()));
