@@ -174,7 +174,9 @@ StepSizes sizes_of(const Arguments& a, const std::string& device) {
                 : device == "cpu"    ? "fp32"
                                      : "bf16";
   s.graph = a.one_of("graph", {"auto", "off"});
-  s.recompute = a.one_of("recompute", {"none", "selective", "block"});
+  s.recompute = a.given("recompute") ? a.one_of("recompute", {"none", "selective", "block"})
+                : device == "cuda"   ? ""
+                                     : "none";
   s.layers = size("layers", 8, 24, 3, 1, 1024);
   s.hidden = size("hidden", 512, 2048, 32, 1, 1 << 16);
   s.batch = size("batch", 8, 8, 1, 1, 1 << 20);
@@ -317,19 +319,20 @@ Command bench_step_command() {
       "floating-point operations per second, HFU with what is recomputed, as shares of the GPU's dense bf16 "
       "peak by "
       "its data sheet. On a CPU the share is that of the rate of its own products.";
-  c.options = {{"device", "DEVICE", "cpu, cuda, or emul: the GPU's kernels emulated", "cpu"},
-               {"arch", "ARCH", "on a GPU rwkv5, rwkv6, rwkv7, goldfinch or llama", "rwkv6"},
-               {"layers", "L", "blocks; 8, on a GPU 24"},
-               {"hidden", "C", "hidden size; 512, on a GPU 2048"},
-               {"batch", "B", "sequences; 8"},
-               {"seq-len", "T", "tokens of a sequence; 512, on a GPU 4096"},
-               {"vocab", "V", "vocabulary; 8192, on a GPU 65536"},
-               {"precision", "P", "fp32, bf16 or fp64; on a CPU fp32, else bf16"},
-               {"recompute", "KIND", "none, selective or block: recipe.recompute", "none"},
-               {"graph", "WHEN", "auto or off: repeat a GPU's step as one graph", "auto"},
-               {"threads", "N", "threads; 0: all cores", "0"},
-               {"repeat", "R", "measured steps", "7"},
-               {"json", "", "machine-readable output"}};
+  c.options = {
+      {"device", "DEVICE", "cpu, cuda, or emul: the GPU's kernels emulated", "cpu"},
+      {"arch", "ARCH", "on a GPU rwkv5, rwkv6, rwkv7, goldfinch or llama", "rwkv6"},
+      {"layers", "L", "blocks; 8, on a GPU 24"},
+      {"hidden", "C", "hidden size; 512, on a GPU 2048"},
+      {"batch", "B", "sequences; 8"},
+      {"seq-len", "T", "tokens of a sequence; 512, on a GPU 4096"},
+      {"vocab", "V", "vocabulary; 8192, on a GPU 65536"},
+      {"precision", "P", "fp32, bf16 or fp64; on a CPU fp32, else bf16"},
+      {"recompute", "KIND", "none, selective or block; none, on a GPU the first that fits its memory"},
+      {"graph", "WHEN", "auto or off: repeat a GPU's step as one graph", "auto"},
+      {"threads", "N", "threads; 0: all cores", "0"},
+      {"repeat", "R", "measured steps", "7"},
+      {"json", "", "machine-readable output"}};
   c.examples = {{"rookery bench step", "L8 C512 T512 B8 V8192"},
                 {"rookery bench step --device cuda --arch rwkv7", "1.5B parameters"}};
   c.exit_codes = {ExitCode::kUnavailable};
