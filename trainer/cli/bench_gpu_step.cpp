@@ -8,6 +8,7 @@
 #include "trainer/cli/bench.h"
 #include "trainer/loop/device.h"
 #include "trainer/loop/human.h"
+#include "trainer/loop/memory_plan.h"
 #include "trainer/loop/peak.h"
 #include "trainer/loop/step.h"
 #include "trainer/loop/trainer.h"
@@ -20,7 +21,7 @@ using loop::fixed;
 using loop::steady_now;
 
 // The models of gpu-step 1 at any size.
-config::RunConfig config_of(const StepSizes& s, const std::string& device) {
+config::RunConfig config_of(const StepSizes& s, const std::string& recompute, const std::string& device) {
   const int64_t head = s.arch == "llama" && s.hidden % 128 == 0 ? 128 : s.hidden % 64 == 0 ? 64 : 16;
   std::string model = str("{arch: ", s.arch, ", num_layers: ", s.layers, ", hidden_size: ", s.hidden,
                           ", vocab_size: ", s.vocab, ", head_size: ", head);
@@ -29,7 +30,7 @@ config::RunConfig config_of(const StepSizes& s, const std::string& device) {
     model += str(", num_heads: ", s.hidden / head, ", ffn_size: ", (s.hidden * 8 / 3 + 63) / 64 * 64);
   return config::parse_run(
       str("model: ", model, "}\ndevice: ", device, "\nprecision: ", s.precision, "\ngraph: ", s.graph,
-          "\nthreads: ", s.threads, "\ndata: {seq_len: ", s.seq_len, "}\nrecipe: {recompute: ", s.recompute,
+          "\nthreads: ", s.threads, "\ndata: {seq_len: ", s.seq_len, "}\nrecipe: {recompute: ", recompute,
           ", micro_batch_size: ", s.batch, ", global_batch_size: ", s.batch, ", max_steps: 1}\n"),
       "bench step");
 }
@@ -51,15 +52,25 @@ data::Batch random_batch(const StepSizes& s) {
   return batch;
 }
 
+// The first kind whose plan is within the free memory, a little left for what the plan does not know.
+std::string fitting_recompute(const StepSizes& s, const std::string& where, const Device& device) {
+  const auto free = static_cast<double>(device.accelerator().memory().free);
+  for (const char* kind : {"none", "selective"}) {
+    const loop::MemoryPlan plan = loop::plan_memory(config_of(s, kind, where), device.type());
+    if (static_cast<double>(plan.total()) < 0.97 * free) return kind;
+  }
+  return "block";
+}
+
 }  // namespace
 
 int bench_gpu_step(const StepSizes& s, const std::string& where, bool json) {
   register_models();
   register_recipes();
-  config::RunConfig config = config_of(s, where);
-  auto made = loop::make_device(config);
+  auto made = loop::make_device(config_of(s, "none", where));
   Device& device = *made;
-  loop::Session session = loop::make_session(std::move(config), std::move(made));
+  const std::string recompute = s.recompute.empty() ? fitting_recompute(s, where, device) : s.recompute;
+  loop::Session session = loop::make_session(config_of(s, recompute, where), std::move(made));
   session.model->parameters.initialize(1);
   session.store->publish();
   const auto recipe = make_recipe(*session.config.recipe);
@@ -82,7 +93,7 @@ int bench_gpu_step(const StepSizes& s, const std::string& where, bool json) {
   nlohmann::json result{{"model", s.arch},
                         {"device", where},
                         {"precision", s.precision},
-                        {"recompute", s.recompute},
+                        {"recompute", recompute},
                         {"graph", graph ? "replayed" : "none"},
                         {"parameters", session.store->num_elements()},
                         {"tokens", tokens},
@@ -104,9 +115,9 @@ int bench_gpu_step(const StepSizes& s, const std::string& where, bool json) {
     std::printf("%s\n", result.dump(2).c_str());
     return 0;
   }
-  std::printf("%s, %s parameters, %.0f tokens a step, %s on %s%s\n", s.arch.c_str(),
+  std::printf("%s, %s parameters, %.0f tokens a step, %s on %s, recompute %s%s\n", s.arch.c_str(),
               loop::human_count(static_cast<double>(session.store->num_elements())).c_str(), tokens,
-              s.precision.c_str(), where.c_str(), graph ? ", one graph" : "");
+              s.precision.c_str(), where.c_str(), recompute.c_str(), graph ? ", one graph" : "");
   std::printf("  step (median) %.1f ms   %s tokens/s   %.1f TFLOP/s\n", time * 1e3,
               fixed(tokens / time, 0).c_str(), flops / time / 1e12);
   if (peak > 0)
