@@ -37,8 +37,8 @@ struct Rows {
   RK_DEV int64_t C() const { return groups * N; }
 };
 
-// Blocks in x have several teams (one, if it is the block), blocks in y take turns at the rows. `sums`: of
-// how many columns each thread keeps a sum (RowTeam::add_to_column).
+// Blocks in x have several teams (one, if it is the block), blocks in y take turns at the rows. `sums`: how
+// many rows each thread keeps its packs of in shared memory (RowTeam::column).
 struct RowsLaunch {
   Rows rows;
   Launch launch;
@@ -125,25 +125,26 @@ class RowTeam {
     return one[0];
   }
 
-  // Sum number k over the rows of the block, in shared memory; of this thread's packs, so without barriers.
-  template <int K>
-  RK_DEV void clear_columns() const {
-    each_pack([&](int64_t i) {
-      for (int k = 0; k < K; ++k) store(columns(k), i, Pack{});
-    });
-  }
+  // A row in shared memory, number k: of this thread's packs, so without barriers. Sums over the rows of the
+  // block, or what one row leaves to the next.
+  RK_DEV Pack column(int k, int64_t i) const { return load(columns(k), i); }
+  RK_DEV void set_column(int k, int64_t i, const Pack& x) const { store(columns(k), i, x); }
   RK_DEV void add_to_column(int k, int64_t i, const Pack& x) const {
-    Pack sum = load(columns(k), i);
+    Pack sum = column(k, i);
 #pragma unroll
     for (int j = 0; j < kPack; ++j) sum[j] += x[j];
-    store(columns(k), i, sum);
+    set_column(k, i, sum);
   }
-  // To partial [blocks in y, K, C].
-  template <int K>
-  RK_DEV void write_columns(float* partial) const {
+  RK_DEV void clear_columns(int K) const {
+    each_pack([&](int64_t i) {
+      for (int k = 0; k < K; ++k) set_column(k, i, Pack{});
+    });
+  }
+  // The first K of them to partial [blocks in y, K, C].
+  RK_DEV void write_columns(int K, float* partial) const {
     each_pack([&](int64_t i) {
       for (int k = 0; k < K; ++k)
-        store(partial + (int64_t{blockIdx.y} * K + k) * rows_.C() + channel(), i, load(columns(k), i));
+        store(partial + (int64_t{blockIdx.y} * K + k) * rows_.C() + channel(), i, column(k, i));
     });
   }
 

@@ -29,22 +29,38 @@ RK_DEV float key_norm(rk::RowTeam& team, const KeysView<T>& x, int64_t at) {
   return sqrtf(team.sum(squares));
 }
 
+// A pack of the inputs, and what both ways make of it.
+struct KeysPack {
+  rk::Pack key, k_k, k_a, alpha, kk;
+};
+template <class T>
+RK_DEV KeysPack keys_pack(const rk::RowTeam& team, const KeysView<T>& x, int64_t at, int64_t i,
+                          float inverse_norm) {
+  KeysPack p{team.load(x.key + at, i),
+             team.load(x.k_k + team.channel(), i),
+             team.load(x.k_a + team.channel(), i),
+             team.load(x.rate + at, i),
+             {}};
+  for (int j = 0; j < rk::kPack; ++j) {
+    p.alpha[j] = rk::sigmoid(p.alpha[j]);
+    p.kk[j] = p.key[j] * p.k_k[j] * inverse_norm;
+  }
+  return p;
+}
+
 template <class T>
 __global__ void goose_keys_forward_kernel(KeysView<T> x, T* out_k, T* out_a, T* out_b, rk::Rows rows) {
   rk::RowTeam team(rows);
-  const int64_t channel = team.channel();
   team.each_row([&](int64_t row) {
-    const int64_t at = row * rows.C() + channel;
+    const int64_t at = row * rows.C() + team.channel();
     const float inverse = 1.0f / fmaxf(key_norm(team, x, at), kLeastNorm);
     team.each_pack([&](int64_t i) {
-      const rk::Pack key = team.load(x.key + at, i), rate = team.load(x.rate + at, i),
-                     k_k = team.load(x.k_k + channel, i), k_a = team.load(x.k_a + channel, i);
+      const KeysPack p = keys_pack(team, x, at, i, inverse);
       rk::Pack k, a, b;
       for (int j = 0; j < rk::kPack; ++j) {
-        const float alpha = rk::sigmoid(rate[j]), kk = key[j] * k_k[j] * inverse;
-        k[j] = key[j] * (1.0f + (alpha - 1.0f) * k_a[j]);
-        a[j] = -kk;
-        b[j] = kk * alpha;
+        k[j] = p.key[j] * (1.0f + (p.alpha[j] - 1.0f) * p.k_a[j]);
+        a[j] = -p.kk[j];
+        b[j] = p.kk[j] * p.alpha[j];
       }
       team.store(out_k + at, i, k);
       team.store(out_a + at, i, a);
@@ -58,23 +74,21 @@ __global__ void goose_keys_backward_kernel(KeysView<T> x, const T* dk, const T* 
                                            rk::GradOut dkey, rk::GradOut drate, float* partial,
                                            rk::Rows rows) {
   rk::RowTeam team(rows);
-  const int64_t channel = team.channel();
-  team.clear_columns<2>();  // dk_k, dk_a
+  team.clear_columns(2);  // dk_k, dk_a
   team.each_row([&](int64_t row) {
-    const int64_t at = row * rows.C() + channel;
+    const int64_t at = row * rows.C() + team.channel();
     const float norm = key_norm(team, x, at);
     const float inverse = 1.0f / fmaxf(norm, kLeastNorm);
     float along = 0;
     team.each_pack([&](int64_t i) {
-      const rk::Pack key = team.load(x.key + at, i), rate = team.load(x.rate + at, i),
-                     k_k = team.load(x.k_k + channel, i), k_a = team.load(x.k_a + channel, i),
-                     gk = team.load(dk + at, i), ga = team.load(da + at, i), gb = team.load(db + at, i);
+      const KeysPack p = keys_pack(team, x, at, i, inverse);
+      const rk::Pack gk = team.load(dk + at, i), ga = team.load(da + at, i), gb = team.load(db + at, i);
       rk::Pack grate, gk_a;
       for (int j = 0; j < rk::kPack; ++j) {
-        const float alpha = rk::sigmoid(rate[j]), kk = key[j] * k_k[j] * inverse;
-        grate[j] = (gb[j] * kk + gk[j] * key[j] * k_a[j]) * alpha * (1.0f - alpha);
-        gk_a[j] = gk[j] * key[j] * (alpha - 1.0f);
-        along += kk * (gb[j] * alpha - ga[j]);
+        const float alpha = p.alpha[j];
+        grate[j] = (gb[j] * p.kk[j] + gk[j] * p.key[j] * p.k_a[j]) * alpha * (1.0f - alpha);
+        gk_a[j] = gk[j] * p.key[j] * (alpha - 1.0f);
+        along += p.kk[j] * (gb[j] * alpha - ga[j]);
       }
       team.store(drate, at, i, grate);
       team.add_to_column(1, i, gk_a);
@@ -82,21 +96,19 @@ __global__ void goose_keys_backward_kernel(KeysView<T> x, const T* dk, const T* 
     along = team.sum(along);
     if (norm <= kLeastNorm) along = 0;  // divided by a constant
     team.each_pack([&](int64_t i) {
-      const rk::Pack key = team.load(x.key + at, i), rate = team.load(x.rate + at, i),
-                     k_k = team.load(x.k_k + channel, i), k_a = team.load(x.k_a + channel, i),
-                     gk = team.load(dk + at, i), ga = team.load(da + at, i), gb = team.load(db + at, i);
+      const KeysPack p = keys_pack(team, x, at, i, inverse);
+      const rk::Pack gk = team.load(dk + at, i), ga = team.load(da + at, i), gb = team.load(db + at, i);
       rk::Pack gkey, gk_k;
       for (int j = 0; j < rk::kPack; ++j) {
-        const float alpha = rk::sigmoid(rate[j]), kk = key[j] * k_k[j] * inverse;
-        const float scaled = (gb[j] * alpha - ga[j] - kk * along) * inverse;
-        gk_k[j] = scaled * key[j];
-        gkey[j] = scaled * k_k[j] + gk[j] * (1.0f + (alpha - 1.0f) * k_a[j]);
+        const float scaled = (gb[j] * p.alpha[j] - ga[j] - p.kk[j] * along) * inverse;
+        gk_k[j] = scaled * p.key[j];
+        gkey[j] = scaled * p.k_k[j] + gk[j] * (1.0f + (p.alpha[j] - 1.0f) * p.k_a[j]);
       }
       team.store(dkey, at, i, gkey);
       team.add_to_column(0, i, gk_k);
     });
   });
-  team.write_columns<2>(partial);
+  team.write_columns(2, partial);
 }
 
 template <class T>
@@ -195,7 +207,7 @@ __global__ void goose_output_backward_kernel(OutputView<T> x, const T* dout, Out
   rk::RowTeam team(rows);
   const int64_t channel = team.channel();
   const float n = static_cast<float>(rows.N);
-  team.clear_columns<3>();  // dgamma, dbeta, dr_k
+  team.clear_columns(3);  // dgamma, dbeta, dr_k
   team.each_row([&](int64_t row) {
     const int64_t at = row * rows.C() + channel;
     const HeadSums s = head_sums(team, x, at, n);
@@ -239,7 +251,7 @@ __global__ void goose_output_backward_kernel(OutputView<T> x, const T* dout, Out
       team.add_to_column(2, i, part);
     });
   });
-  team.write_columns<3>(partial);
+  team.write_columns(3, partial);
 }
 
 }  // namespace

@@ -68,7 +68,7 @@ __global__ void norm_backward_kernel(NormView<T> a, const T* dy, rk::GradOut dx,
   rk::RowTeam team(rows);
   const int64_t channel = team.channel();
   const float n = static_cast<float>(rows.N);
-  if (partial != nullptr) team.clear_columns<2>();
+  if (partial != nullptr) team.clear_columns(2);
   team.each_row([&](int64_t row) {
     const int64_t at = row * rows.C() + channel, group = row * rows.groups + team.group();
     const float mean = team.has_group() ? a.mean[group] : 0, rstd = team.has_group() ? a.rstd[group] : 0;
@@ -108,7 +108,7 @@ __global__ void norm_backward_kernel(NormView<T> a, const T* dy, rk::GradOut dx,
       team.store(dx, at, i, d);
     });
   });
-  if (partial != nullptr) team.write_columns<2>(partial);
+  if (partial != nullptr) team.write_columns(2, partial);
 }
 
 template <class T, class A>

@@ -44,7 +44,7 @@ __global__ void rms_norm_backward_kernel(const X* x, const T* gamma, const float
                                          rk::GradOut dx, float* partial, rk::Rows rows, float eps,
                                          bool inside) {
   rk::RowTeam team(rows);
-  if (partial != nullptr) team.clear_columns<1>();
+  if (partial != nullptr) team.clear_columns(1);
   team.each_row([&](int64_t row) {
     const int64_t at = row * rows.N;
     const float rstd = rstds[row];
@@ -71,7 +71,7 @@ __global__ void rms_norm_backward_kernel(const X* x, const T* gamma, const float
       team.store(dx, at, i, q);
     });
   });
-  if (partial != nullptr) team.write_columns<1>(partial);
+  if (partial != nullptr) team.write_columns(1, partial);
 }
 
 // body.operator()<X, T>(), the types of x and of all else.

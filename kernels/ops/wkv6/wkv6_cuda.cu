@@ -284,29 +284,23 @@ Inputs<T> inputs(const Args& a) {
 }  // namespace
 
 void wkv6_forward(const Wkv6Args& a) {
-  const dim3 grid(static_cast<unsigned>(a.r.dim(0) * a.r.dim(2)));
-  dispatch_gpu_float(a.r.dtype(), [&]<class T>() {
-    dispatch_head(a.r.dim(3), [&]<int P>() {
-      rk::launch(a.r.device(), forward_kernel<P, T>, {grid, Chunk<P>::kThreads, ForwardShared<P>::kBytes},
-                 inputs<T>(a), a.y.data<T>(), a.state.data<float>());
-    });
+  dispatch_heads(a.r, [&]<int P, class T>(dim3 grid) {
+    rk::launch(a.r.device(), forward_kernel<P, T>, {grid, Chunk<P>::kThreads, ForwardShared<P>::kBytes},
+               inputs<T>(a), a.y.data<T>(), a.state.data<float>());
   });
 }
 
 void wkv6_backward(const Wkv6Grad& a) {
-  const dim3 grid(static_cast<unsigned>(a.r.dim(0) * a.r.dim(2)));
-  dispatch_gpu_float(a.r.dtype(), [&]<class T>() {
-    dispatch_head(a.r.dim(3), [&]<int P>() {
-      const Inputs<T> in = inputs<T>(a);
-      const Gradients<T> g{pointer<T>(a.dy),           pointer<float>(a.dstate),
-                           pointer<T>(a.dr),           pointer<T>(a.dk),
-                           pointer<T>(a.dv),           in.fixed_decay ? nullptr : pointer<T>(a.dw.tensor),
-                           pointer<float>(a.dstate0),  pointer<float>(a.du_parts),
-                           pointer<float>(a.dw_parts), a.du_parts.dim(-1),
-                           pointer<float>(a.scratch)};
-      rk::launch(a.r.device(), backward_kernel<P, T>, {grid, Chunk<P>::kThreads, BackwardShared<P>::kBytes},
-                 in, g);
-    });
+  dispatch_heads(a.r, [&]<int P, class T>(dim3 grid) {
+    const Inputs<T> in = inputs<T>(a);
+    const Gradients<T> g{pointer<T>(a.dy),           pointer<float>(a.dstate),
+                         pointer<T>(a.dr),           pointer<T>(a.dk),
+                         pointer<T>(a.dv),           in.fixed_decay ? nullptr : pointer<T>(a.dw.tensor),
+                         pointer<float>(a.dstate0),  pointer<float>(a.du_parts),
+                         pointer<float>(a.dw_parts), a.du_parts.dim(-1),
+                         pointer<float>(a.scratch)};
+    rk::launch(a.r.device(), backward_kernel<P, T>, {grid, Chunk<P>::kThreads, BackwardShared<P>::kBytes}, in,
+               g);
   });
   sum_parts(a.du, a.du_parts, a.r.dim(0));
   if (a.dw_parts.defined()) sum_parts(a.dw, a.dw_parts, a.r.dim(0));

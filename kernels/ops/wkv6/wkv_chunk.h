@@ -47,16 +47,21 @@ T* pointer(const Tensor& t) {
 }
 inline Floats floats(const Tensor& t) { return {t.raw(), t.dtype() == DType::kBF16}; }
 
-// body.operator()<P>() with the P of the kernels for heads of size N.
+// body.operator()<P, T>(grid) for r [B, T, H, N]: the P and type of the kernels, a block per head of a
+// sequence.
 template <class F>
-void dispatch_head(int64_t N, F&& body) {
-  if (N <= 16) {
-    body.template operator()<16>();
-  } else if (N <= 32) {
-    body.template operator()<32>();
-  } else {
-    body.template operator()<64>();
-  }
+void dispatch_heads(const Tensor& r, F&& body) {
+  const dim3 grid(static_cast<unsigned>(r.dim(0) * r.dim(2)));
+  const int64_t N = r.dim(3);
+  dispatch_gpu_float(r.dtype(), [&]<class T>() {
+    if (N <= 16) {
+      body.template operator()<16, T>(grid);
+    } else if (N <= 32) {
+      body.template operator()<32, T>(grid);
+    } else {
+      body.template operator()<64, T>(grid);
+    }
+  });
 }
 
 template <int P>

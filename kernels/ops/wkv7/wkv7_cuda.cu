@@ -345,26 +345,20 @@ Inputs<T> inputs(const Args& x) {
 }  // namespace
 
 void wkv7_forward(const Wkv7Args& x) {
-  const dim3 grid(static_cast<unsigned>(x.r.dim(0) * x.r.dim(2)));
-  dispatch_gpu_float(x.r.dtype(), [&]<class T>() {
-    dispatch_head(x.r.dim(3), [&]<int P>() {
-      rk::launch(x.r.device(), forward_kernel<P, T>, {grid, Chunk<P>::kThreads, ForwardShared<P>::kBytes},
-                 inputs<T>(x), x.y.data<T>(), x.state.data<float>());
-    });
+  dispatch_heads(x.r, [&]<int P, class T>(dim3 grid) {
+    rk::launch(x.r.device(), forward_kernel<P, T>, {grid, Chunk<P>::kThreads, ForwardShared<P>::kBytes},
+               inputs<T>(x), x.y.data<T>(), x.state.data<float>());
   });
 }
 
 void wkv7_backward(const Wkv7Grad& x) {
-  const dim3 grid(static_cast<unsigned>(x.r.dim(0) * x.r.dim(2)));
-  dispatch_gpu_float(x.r.dtype(), [&]<class T>() {
-    dispatch_head(x.r.dim(3), [&]<int P>() {
-      const Gradients<T> g{pointer<T>(x.dy),         pointer<float>(x.dstate), pointer<T>(x.dr),
-                           pointer<T>(x.dw),         pointer<T>(x.dk),         pointer<T>(x.dv),
-                           pointer<T>(x.da),         pointer<T>(x.db),         pointer<float>(x.dstate0),
-                           pointer<float>(x.scratch)};
-      rk::launch(x.r.device(), backward_kernel<P, T>, {grid, Chunk<P>::kThreads, BackwardShared<P>::kBytes},
-                 inputs<T>(x), g);
-    });
+  dispatch_heads(x.r, [&]<int P, class T>(dim3 grid) {
+    const Gradients<T> g{pointer<T>(x.dy),         pointer<float>(x.dstate), pointer<T>(x.dr),
+                         pointer<T>(x.dw),         pointer<T>(x.dk),         pointer<T>(x.dv),
+                         pointer<T>(x.da),         pointer<T>(x.db),         pointer<float>(x.dstate0),
+                         pointer<float>(x.scratch)};
+    rk::launch(x.r.device(), backward_kernel<P, T>, {grid, Chunk<P>::kThreads, BackwardShared<P>::kBytes},
+               inputs<T>(x), g);
   });
 }
 
