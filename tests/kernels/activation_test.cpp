@@ -67,13 +67,23 @@ TEST(Activation, ReluSq) {
   }
 }
 
-TEST(Activation, ReluSqKeepsNotANumber) {
-  Device device(DeviceType::kCpu, 1);
-  const Values x = {NAN, -1, 0, 3};
-  const Var y = ops::relu_sq(tensor_from(std::span<const double>(x), {4}, DType::kF32, device));
-  const Values out = to_doubles(y.value());
-  EXPECT_TRUE(std::isnan(out[0]));
-  EXPECT_EQ((Values{out[1], out[2], out[3]}), (Values{0, 0, 9}));
+TEST(Activation, NotANumberIsKept) {
+  const Values x = {NAN, -1, 0, 3}, ones(4, 1.0);
+  for (const TestDevice& test_device : op_case_devices()) {
+    const auto device = test_device.make(1);
+    const Var in(tensor_from(std::span<const double>(x), {4}, DType::kF32, *device));
+    const Values squares = to_doubles(ops::relu_sq(in).value());
+    EXPECT_TRUE(std::isnan(squares[0])) << test_device.name;
+    EXPECT_EQ((Values{squares[1], squares[2], squares[3]}), (Values{0, 0, 9})) << test_device.name;
+
+    Tape tape;
+    const Var w = tape.watch(in.value());
+    const Tensor one = tensor_from(std::span<const double>(ones), {4}, DType::kF32, *device);
+    const Var y = ops::decay_complement_mul(w, one);
+    tape.backward(y, &one);
+    EXPECT_TRUE(std::isnan(to_doubles(y.value())[0])) << test_device.name;
+    EXPECT_TRUE(std::isnan(to_doubles(tape.grad(w))[0])) << test_device.name;
+  }
 }
 
 TEST(Activation, SigmoidMul) {

@@ -6,8 +6,8 @@ namespace rookery::RK_BACKEND {
 namespace {
 
 RK_DEV float sigmoid_of(float x) { return 1.f / (1.f + expf(-x)); }
-// exp(w); past 20 it is as good as infinite and would give inf * 0.
-RK_DEV float rate_of(float w) { return expf(fminf(w, 20.f)); }
+// exp(w); past 20 it is as good as infinite and would give inf * 0. NaN stays NaN.
+RK_DEV float rate_of(float w) { return expf(w > 20.f ? 20.f : w); }
 
 // The function of one argument, or what multiplies the value.
 RK_DEV float factor(Activation kind, float x) {
