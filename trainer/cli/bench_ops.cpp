@@ -16,7 +16,7 @@
 #include "kernels/ops/norm/norm.h"
 #include "kernels/ops/norm/rms_norm.h"
 #include "kernels/ops/rope/rope.h"
-#include "kernels/ops/token_shift/token_shift.h"
+#include "kernels/ops/token_shift/norm_shift.h"
 #include "kernels/ops/wkv6/wkv6.h"
 #include "kernels/ops/wkv7/wkv7.h"
 
@@ -131,6 +131,22 @@ std::vector<OpBench> all_ops(const OpSizes& s, const std::shared_ptr<Inputs>& in
   ops.push_back({"shift_lerp", dims({s.B, s.T, s.C}) + " x 2", {f * 3 * M * C}, {f * 4 * M * C}, [=] {
                    return Call([x = in->random(btc), k = in->weight(c), r = in->weight(c)](Tape& tape) {
                      return ops::shift_lerp(tape.watch(x), {}, {k(tape), r(tape)});
+                   });
+                 }});
+  // As the time mixing of RWKV-7 begins: x and delta in, their sum and the mixes out; backward the gradients
+  // of all of these and the sum in, one gradient out.
+  ops.push_back({"norm_shift", dims({s.B, s.T, s.C}) + " x 6", {f * 9 * M * C}, {f * 9 * M * C}, [=] {
+                   std::vector<std::function<Var(Tape&)>> mu;
+                   for (int q = 0; q < 6; ++q) mu.push_back(in->weight(c));
+                   return Call([=, x = in->random(btc), delta = in->random(btc), gamma = in->weight(c),
+                                beta = in->weight(c)](Tape& tape) {
+                     std::vector<Var> mix;
+                     for (const auto& m : mu) mix.push_back(m(tape));
+                     const ops::NormShift made =
+                         ops::norm_shift(tape.watch(x), tape.watch(delta), gamma(tape), beta(tape), {}, mix);
+                     std::vector<Var> out = made.out;
+                     out.push_back(made.x);
+                     return out;
                    });
                  }});
   const double lora = 2 * M * 5 * D * C;

@@ -56,13 +56,12 @@ FinchC2TimeMix::FinchC2TimeMix(Scope s, const GoldFinchSizes& sizes, const Layer
       output(s.child("output"), init.C, init.C, nn::constant(0)),
       ln_x(s.child("ln_x"), init.C, init.ln_x()) {}
 
-Var FinchC2TimeMix::operator()(Context& cx, const Var& x, const Carry&) const {
-  const auto [B, T, C] = x.value().dims<3>("[finch_c2] x");
+Var FinchC2TimeMix::operator()(Context& cx, const Entry& in, const Carry&) const {
+  const int64_t B = in.shape()[0], T = in.shape()[1], C = in.shape()[2];
   const Shape heads{B, T, C / c.head_size, c.head_size};
   const ops::Previous previous = cx.seq.previous(prefix + "shift");
-  cx.seq.leave_last_token(prefix + "shift", x);
 
-  const Var xxx = ops::shift_lerp(x, previous, {cx(maa_x)})[0];
+  const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
   const Var h = ops::tanh(ops::matmul(xxx, cx(maa_w1)));  // [B, T, 5 R]
   const auto [xr, xk, xv, xw, xv2] =
       ops::ddlerp(x, previous, {cx(maa_r), cx(maa_k), cx(maa_v), cx(maa_w), c.use_v2 ? cx(maa_v2) : Var()}, h,
@@ -106,10 +105,9 @@ GptAlpha::GptAlpha(Scope s, const GoldFinchSizes& sizes, Rotary positions, const
       ln_v(s.child("ln_v"), init.C),
       ln_x(s.child("ln_x"), init.C, init.ln_x()) {}
 
-Var GptAlpha::operator()(Context& cx, const Var& x, const Carry&) const {
+Var GptAlpha::operator()(Context& cx, const Entry& in, const Carry&) const {
   const ops::Previous previous = cx.seq.previous(prefix + "shift");
-  cx.seq.leave_last_token(prefix + "shift", x);
-  const Var xxx = ops::shift_lerp(x, previous, {cx(maa_x)})[0];
+  const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
   const Var h = ops::tanh(ops::matmul(xxx, cx(maa_w1)));  // [B, T, 3 R]
   const auto [xr, xk, xv] = ops::ddlerp(x, previous, {cx(maa_r), cx(maa_k), cx(maa_v)}, h, cx(maa_w2));
   const Shape heads{x.shape()[0], x.shape()[1], c.hidden_size / c.head_size, c.head_size};
@@ -145,10 +143,9 @@ Gold::Gold(Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerIn
       ln_v(s.child("ln_v"), init.C),
       ln_x(s.child("ln_x"), init.C, init.ln_x()) {}
 
-Var Gold::operator()(Context& cx, const Var& x, const Carry& carry) const {
+Var Gold::operator()(Context& cx, const Entry& in, const Carry& carry) const {
   const ops::Previous previous = cx.seq.previous(prefix + "shift");
-  cx.seq.leave_last_token(prefix + "shift", x);
-  const Var xxx = ops::shift_lerp(x, previous, {cx(maa_x)})[0];
+  const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
   const Var hq = ops::tanh(ops::matmul(xxx, cx(maa_q_w1)));  // [B, T, R]
   const auto [xq] =
       ops::ddlerp(x, previous, {cx(maa_q)}, hq, cx(maa_q_w2).reshape({1, kMixRank, c.hidden_size}));

@@ -43,8 +43,8 @@ struct FinchC2TimeMix {
   nn::LayerNorm ln_x;
 
   FinchC2TimeMix(nn::Scope s, const GoldFinchSizes& sizes, const LayerInit& init);
-  // x: layer-normed input [B, T, C]; result: [B, T, C].
-  Var operator()(nn::Context& cx, const Var& x, const Carry&) const;
+  // Result: [B, T, C].
+  Var operator()(nn::Context& cx, const Entry& in, const Carry&) const;
 };
 
 // Positions of queries and keys: theta 0 means none; rescale divides the angles for longer texts.
@@ -62,7 +62,7 @@ struct GptAlpha {
   nn::LayerNorm ln_r, ln_k, ln_v, ln_x;
 
   GptAlpha(nn::Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerInit& init);
-  Var operator()(nn::Context& cx, const Var& x, const Carry&) const;
+  Var operator()(nn::Context& cx, const Entry& in, const Carry&) const;
 };
 
 // What the GOLD blocks see of all S tokens up to those of the pass: of a first pass keys and values that all
@@ -87,7 +87,7 @@ struct Gold {
   nn::LayerNorm ln_q, ln_k, ln_v, ln_x;
 
   Gold(nn::Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerInit& init);
-  Var operator()(nn::Context& cx, const Var& x, const Carry& carry) const;
+  Var operator()(nn::Context& cx, const Entry& in, const Carry& carry) const;
 
  private:
   Var attend(nn::Context& cx, const Var& q, const GoldSight& sight) const;

@@ -30,8 +30,9 @@ struct Attention {
         wv(s.child("wv"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)),
         wo(s.child("wo"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)) {}
 
-  // x: layer-normed input [B, T, C]; result: [B, T, C].
-  Var operator()(Context& cx, const Var& x, const Carry&) const {
+  // Result: [B, T, C].
+  Var operator()(Context& cx, const Entry& in, const Carry&) const {
+    const Var x = in.norm(cx);
     const auto [B, T, C] = x.value().dims<3>("[llama_paper] x");
     const Shape heads{B, T, C / head_size, head_size};
     return wo(cx, nn::attend(cx, slot, wq(cx, x).reshape(heads), wk(cx, x).reshape(heads),
@@ -39,7 +40,12 @@ struct Attention {
   }
 };
 
-RwkvBlock<Attention, nn::SwiGlu> make_block(const Scope& s, const LlamaPaperConfig& c) {
+struct FeedForward : nn::SwiGlu {
+  using SwiGlu::SwiGlu;
+  Var operator()(const Context& cx, const Entry& in) const { return SwiGlu::operator()(cx, in.norm(cx)); }
+};
+
+RwkvBlock<Attention, FeedForward> make_block(const Scope& s, const LlamaPaperConfig& c) {
   return {{s.child("ln1"), c.hidden_size},
           {s.child("ln2"), c.hidden_size},
           {s.child("att"), c},

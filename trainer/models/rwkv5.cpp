@@ -13,13 +13,12 @@ using nn::Context;
 using nn::Scope;
 
 // x * mu + shift(x) * (1 - mu) for each mu: published time_mix_* weigh the current token.
-std::vector<Var> time_mix(Context& cx, const std::string& prefix, const Var& x,
-                          std::initializer_list<Parameter*> mu) {
-  const ops::Previous previous = cx.seq.previous(prefix + "shift");
-  cx.seq.leave_last_token(prefix + "shift", x);
-  std::vector<Var> of_previous;
-  for (Parameter* p : mu) of_previous.push_back(ops::one_minus(cx(*p)));
-  return ops::shift_lerp(x, previous, of_previous);
+template <size_t Q>
+std::array<Var, Q> time_mix(Context& cx, const Entry& in, const std::string& slot,
+                            Parameter* const (&mu)[Q]) {
+  Var of_previous[Q];
+  for (size_t q = 0; q < Q; ++q) of_previous[q] = ops::one_minus(cx(*mu[q]));
+  return in.mix(cx, slot, of_previous);
 }
 
 struct TimeMix {
@@ -46,12 +45,11 @@ struct TimeMix {
         ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x())),
         ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
 
-  // x: layer-normed input [B, T, C]; result: [B, T, C].
-  Var operator()(Context& cx, const Var& x, const Carry&) const {
-    const auto [B, T, C] = x.value().dims<3>("[rwkv5] x");
+  // Result: [B, T, C].
+  Var operator()(Context& cx, const Entry& in, const Carry&) const {
+    const int64_t B = in.shape()[0], T = in.shape()[1];
     const int64_t A = faaaa.global.numel(), N = head_size, H = A / N;
-    const std::vector<Var> mixed = time_mix(cx, prefix, x, {&mix_k, &mix_v, &mix_r, &mix_g});
-    const Var &xk = mixed[0], &xv = mixed[1], &xr = mixed[2], &xg = mixed[3];
+    const auto [xk, xv, xr, xg] = time_mix(cx, in, prefix + "shift", {&mix_k, &mix_v, &mix_r, &mix_g});
 
     const Shape heads{B, T, H, N};
     const auto [y, state] =
@@ -79,10 +77,10 @@ struct ChannelMix {
         receptance(s.child("receptance"), C, C, nn::constant(0)),
         value(s.child("value"), F, C, nn::constant(0)) {}
 
-  Var operator()(Context& cx, const Var& x) const {
-    const std::vector<Var> mixed = time_mix(cx, prefix, x, {&mix_k, &mix_r});
-    const Var k = ops::relu_sq(key(cx, mixed[0]));  // [B, T, F]
-    return ops::sigmoid_mul(receptance(cx, mixed[1]), value(cx, k));
+  Var operator()(Context& cx, const Entry& in) const {
+    const auto [xk, xr] = time_mix(cx, in, prefix + "shift", {&mix_k, &mix_r});
+    const Var k = ops::relu_sq(key(cx, xk));  // [B, T, F]
+    return ops::sigmoid_mul(receptance(cx, xr), value(cx, k));
   }
 };
 

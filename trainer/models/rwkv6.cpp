@@ -43,15 +43,14 @@ struct TimeMix {
         ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x())),
         ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
 
-  // x: layer-normed input [B, T, C]; result: [B, T, C].
-  Var operator()(Context& cx, const Var& x, const Carry&) const {
-    const auto [B, T, C] = x.value().dims<3>("[rwkv6] x");
+  // Result: [B, T, C].
+  Var operator()(Context& cx, const Entry& in, const Carry&) const {
+    const int64_t B = in.shape()[0], T = in.shape()[1];
     const int64_t A = faaaa.global.numel(), N = head_size, H = A / N;
     const ops::Previous previous = cx.seq.previous(prefix + "shift");
-    cx.seq.leave_last_token(prefix + "shift", x);
 
     // ddlerp: how much of the previous token each of the five inputs takes depends on the data.
-    const Var xxx = ops::shift_lerp(x, previous, {cx(maa_x)})[0];
+    const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
     const Var h = ops::tanh(ops::matmul(xxx, cx(maa_w1)));  // [B, T, 5 R]
     const auto [xw, xk, xv, xr, xg] =
         ops::ddlerp(x, previous, {cx(maa_w), cx(maa_k), cx(maa_v), cx(maa_r), cx(maa_g)}, h, cx(maa_w2));

@@ -82,15 +82,12 @@ struct TimeMix {
             bias ? &s.param(name + "0", {1, 1, A}, std::move(bias)) : nullptr};
   }
 
-  // x: layer-normed input [B, T, C]; result: [B, T, C]. carry.v_first: set by layer 0, read by the others.
-  Var operator()(Context& cx, const Var& x, Carry& carry) const {
-    const auto [B, T, C] = x.value().dims<3>("[rwkv7] x");
+  // Result: [B, T, C]. carry.v_first: set by layer 0, read by the others.
+  Var operator()(Context& cx, const Entry& in, Carry& carry) const {
+    const int64_t B = in.shape()[0], T = in.shape()[1];
     const int64_t A = r_k.global.numel(), N = head_size, H = A / N;
-    const ops::Previous previous = cx.seq.previous(prefix + "shift");
-    cx.seq.leave_last_token(prefix + "shift", x);
-    const std::vector<Var> mixed =
-        ops::shift_lerp(x, previous, {cx(x_r), cx(x_w), cx(x_k), cx(x_v), cx(x_a), cx(x_g)});
-    const Var &xr = mixed[0], &xw = mixed[1], &xk = mixed[2], &xv = mixed[3], &xa = mixed[4], &xg = mixed[5];
+    const auto [xr, xw, xk, xv, xa, xg] =
+        in.mix(cx, prefix + "shift", {cx(x_r), cx(x_w), cx(x_k), cx(x_v), cx(x_a), cx(x_g)});
 
     const Var r = receptance(cx, xr), w = decay(cx, xw, ops::tanh);
     Var v = value(cx, xv);
@@ -122,10 +119,8 @@ struct ChannelMix {
         key(s.child("key"), c.hidden_size, c.ffn_size, nn::orthogonal(1.0)),
         value(s.child("value"), c.ffn_size, c.hidden_size, nn::constant(0)) {}
 
-  Var operator()(Context& cx, const Var& x) const {
-    const ops::Previous previous = cx.seq.previous(prefix + "shift");
-    cx.seq.leave_last_token(prefix + "shift", x);
-    const Var mixed = ops::shift_lerp(x, previous, {cx(x_k)})[0];
+  Var operator()(Context& cx, const Entry& in) const {
+    const auto [mixed] = in.mix(cx, prefix + "shift", {cx(x_k)});
     return value(cx, ops::relu_sq(key(cx, mixed)));
   }
 };

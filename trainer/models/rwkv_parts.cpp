@@ -1,8 +1,10 @@
 #include "trainer/models/rwkv_parts.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/ops/activation/activation.h"
+#include "kernels/ops/token_shift/norm_shift.h"
 
 namespace rookery {
 namespace {
@@ -73,6 +75,21 @@ void check_heads(int64_t hidden_size, int64_t head_size, int64_t num_heads,
                                   "; choose one that is, or set num_heads")});
 }
 
+void Entry::mix(nn::Context& cx, const std::string& slot, std::span<const Var> mu, std::span<Var> out) const {
+  const ops::NormShift made = ops::norm_shift(x_, delta_, cx(norm_.weight), cx(norm_.bias),
+                                              cx.seq.previous(slot), {mu.begin(), mu.end()}, cx.seq.carry);
+  x_ = made.x;
+  cx.seq.leave(slot, made.last);
+  std::copy(made.out.begin(), made.out.end(), out.begin());
+}
+
+Var Entry::norm(const nn::Context& cx) const {
+  const ops::NormShift made =
+      ops::norm_shift(x_, delta_, cx(norm_.weight), cx(norm_.bias), ops::Previous(), {Var()});
+  x_ = made.x;
+  return made.out[0];
+}
+
 RwkvStack::RwkvStack(int64_t L, int64_t C, int64_t V, const MakeBlock& make_block) {
   const nn::Scope top(parameters), blocks = top.child("blocks");
   emb_ = &top.param("emb.weight", {V, C}, nn::uniform(-1e-4, 1e-4));
@@ -92,12 +109,10 @@ FinchChannelMix::FinchChannelMix(nn::Scope s, int64_t C, int64_t F, const LayerI
       receptance(s.child("receptance"), C, C, nn::constant(0)),
       value(s.child("value"), F, C, nn::constant(0)) {}
 
-Var FinchChannelMix::operator()(nn::Context& cx, const Var& x) const {
-  const ops::Previous previous = cx.seq.previous(prefix + "shift");
-  cx.seq.leave_last_token(prefix + "shift", x);
-  const auto mixed = ops::shift_lerp(x, previous, {cx(maa_k), cx(maa_r)});
-  const Var k = ops::relu_sq(key(cx, mixed[0]));  // [B, T, F]
-  return ops::sigmoid_mul(receptance(cx, mixed[1]), value(cx, k));
+Var FinchChannelMix::operator()(nn::Context& cx, const Entry& in) const {
+  const auto [xk, xr] = in.mix(cx, prefix + "shift", {cx(maa_k), cx(maa_r)});
+  const Var k = ops::relu_sq(key(cx, xk));  // [B, T, F]
+  return ops::sigmoid_mul(receptance(cx, xr), value(cx, k));
 }
 
 }  // namespace rookery

@@ -3,7 +3,10 @@
 // rwkv*.cpp files, finch_c2.cpp, goldfinch.cpp.
 #pragma once
 
+#include <array>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "trainer/config/run_config.h"
@@ -36,7 +39,34 @@ bool is_weight_matrix(const Parameter& p);  // two dims wider than 1, and named 
 void check_heads(int64_t hidden_size, int64_t head_size, int64_t num_heads,
                  std::vector<config::Finding>& findings);
 
-// x += time mixing, x += channel mixing, each behind a layer norm.
+// What a part of a block reads: the layer norm of the residual stream, to which the output of the part before
+// is yet to be added, mixed with the token before.
+class Entry {
+ public:
+  Entry(const nn::LayerNorm& norm, Var& x, Var delta = Var())
+      : norm_(norm), x_(x), delta_(std::move(delta)) {}
+  const Shape& shape() const { return x_.shape(); }  // [B, T, C]
+
+  // With n = norm(x + delta): n + (shift(n) - n) mu[q], n itself where mu[q] is undefined. The sum becomes x,
+  // and n's last token the one that the next pass finds in `slot`. A block calls it once:
+  //   const auto [xr, xk] = in.mix(cx, prefix + "shift", {cx(mu_r), cx(mu_k)});
+  template <size_t Q>
+  std::array<Var, Q> mix(nn::Context& cx, const std::string& slot, const Var (&mu)[Q]) const {
+    std::array<Var, Q> out;
+    mix(cx, slot, mu, out);
+    return out;
+  }
+  Var norm(const nn::Context& cx) const;  // n alone, where no token looks at the one before
+
+ private:
+  void mix(nn::Context& cx, const std::string& slot, std::span<const Var> mu, std::span<Var> out) const;
+  const nn::LayerNorm& norm_;
+  Var& x_;
+  Var delta_;
+};
+
+// x += time mixing, x += channel mixing, each behind a layer norm. The first sum is made where the channel
+// mixing begins.
 template <class TimeMix, class ChannelMix>
 struct RwkvBlock {
   nn::LayerNorm ln1, ln2;
@@ -44,8 +74,9 @@ struct RwkvBlock {
   ChannelMix ffn;
 
   void operator()(nn::Context& cx, Carry& carry) const {
-    carry.x = ops::add(carry.x, att(cx, ln1(cx, carry.x), carry));
-    carry.x = ops::add(carry.x, ffn(cx, ln2(cx, carry.x)));
+    const Var mixed = att(cx, Entry(ln1, carry.x), carry);
+    const Var out = ffn(cx, Entry(ln2, carry.x, mixed));
+    carry.x = ops::add(carry.x, out);
   }
 };
 
@@ -65,7 +96,7 @@ struct FinchChannelMix {
 
   // power: of r10 in the exponent of the initial mix: 3 in the current trainer, 1 in the papers.
   FinchChannelMix(nn::Scope s, int64_t channels, int64_t ffn_size, const LayerInit& init, int64_t power);
-  Var operator()(nn::Context& cx, const Var& x) const;  // x: layer-normed input [B, T, C]
+  Var operator()(nn::Context& cx, const Entry& in) const;  // [B, T, C]
 };
 
 }  // namespace rookery

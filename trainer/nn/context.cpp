@@ -33,14 +33,6 @@ Tensor tokens_of(const Tensor& x, int64_t begin, int64_t count) {
   return part;
 }
 
-void SeqContext::leave_last_token(const std::string& slot, const Var& x) {
-  if (!carry) return;
-  const auto [B, T, C] = x.value().dims<3>("[SeqContext] x");
-  const Tensor last = empty({B, 1, C}, x.value().dtype(), x.value().device());
-  copy_columns(x.value(), T - 1, 1, last, 0);
-  states_[slot] = Var(last.reshape({B, C}));
-}
-
 int64_t SeqContext::length(const std::string& slot) const {
   const auto it = histories_.find(slot);
   return it == histories_.end() ? 0 : it->second.length;

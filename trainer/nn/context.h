@@ -22,8 +22,6 @@ class SeqContext {
   // A state that layers start from; with a Var on the tape its gradient is computed (state tuning).
   void set(const std::string& slot, Var state) { states_[slot] = std::move(state); }
   void drop(const std::string& slot) { states_.erase(slot); }
-  // x: [B, T, C]: its last tokens become the carried ones.
-  void leave_last_token(const std::string& slot, const Var& x);
   void leave(const std::string& slot, const Var& state) {
     if (carry) states_[slot] = Var(state.value());
   }

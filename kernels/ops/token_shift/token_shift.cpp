@@ -9,11 +9,6 @@ namespace {
 constexpr auto kForward = RK_KERNEL_GPU(shift_forward);
 constexpr auto kBackward = RK_KERNEL_GPU(shift_backward);
 
-void check_previous(const Previous& p, const Shape& x, std::string_view who) {
-  if (p.carried.defined()) check_shape(p.carried.value(), {x[0], x[2]}, str(who, " carried token"));
-  if (p.doc_start.defined()) check_shape(p.doc_start, {x[0], x[1]}, str(who, " doc_start"));
-}
-
 GradTarget target(Grads& g, int input) { return g.wants(input) ? g.into(input) : GradTarget{}; }
 bool on_cpu(const Tensor& x) { return x.device().target() == DeviceType::kCpu; }
 // The CPU's kernel adds to dx what later rows send back, so it needs the memory also when nobody asks for it.
@@ -118,6 +113,11 @@ std::vector<Var> mix(std::string_view name, const Var& x, const Previous& previo
 }
 
 }  // namespace
+
+void check_previous(const Previous& p, const Shape& x, std::string_view who) {
+  if (p.carried.defined()) check_shape(p.carried.value(), {x[0], x[2]}, str(who, " carried token"));
+  if (p.doc_start.defined()) check_shape(p.doc_start, {x[0], x[1]}, str(who, " doc_start"));
+}
 
 std::vector<Var> shift_lerp(const Var& x, const Previous& previous, const std::vector<Var>& mu) {
   return mix("shift_lerp", x, previous, mu, Var(), Var());

@@ -15,6 +15,7 @@ struct Previous {
   Var carried;       // [B, C]: the token before position 0; undefined: zero
   Tensor doc_start;  // u8 [B, T]: 1 where the previous token counts as zero; undefined: nowhere
 };
+void check_previous(const Previous& previous, const Shape& x, std::string_view who);  // x: [B, T, C]
 
 inline constexpr int kMaxMixes = 6;
 
