@@ -3,6 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "kernels/base/str.h"
+
 namespace rookery::loop {
 namespace {
 

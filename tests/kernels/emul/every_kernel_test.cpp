@@ -73,7 +73,9 @@ TEST(EveryKernel, GivesTheSameBitsInEveryOrder) {
 TEST(EveryKernel, MissesEachOfItsBarriers) {
   std::set<std::string> kernels, barriers, noticed;
   std::map<std::string, std::string> unnoticed;  // by kernel and barrier
-  for (const KernelCase& c : kernel_cases(DType::kF32)) {
+  std::vector<KernelCase> cases = kernel_cases(DType::kF32);
+  for (KernelCase& c : kernel_cases(DType::kBF16)) cases.push_back(std::move(c));
+  for (const KernelCase& c : cases) {
     emulator::Trace traced;
     const auto missed = emulator::unnoticed_removals(c.passes, &traced);
     std::vector<const void*> order(traced.kernels.begin(), traced.kernels.end());

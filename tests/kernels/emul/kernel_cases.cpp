@@ -18,6 +18,7 @@
 #include "kernels/ops/norm/norm.h"
 #include "kernels/ops/norm/rms_norm.h"
 #include "kernels/ops/rope/rope.h"
+#include "kernels/ops/token_shift/norm_shift.h"
 #include "kernels/ops/token_shift/token_shift.h"
 #include "kernels/ops/wkv6/wkv6.h"
 #include "kernels/ops/wkv7/wkv7.h"
@@ -176,6 +177,24 @@ OpCase token_shift() {
   return c;
 }
 
+OpCase norm_shift() {
+  constexpr int64_t kTokens = 20;
+  const Shape rows{2, kTokens, kWide}, row{kWide};
+  OpCase c = make_case(
+      "norm shift",
+      {{"x", rows}, {"delta", rows}, {"gamma", row}, {"beta", row}, {"carried", {2, kWide}}, {"mu", row}},
+      [](const In& in) {
+        const ops::NormShift made =
+            ops::norm_shift(in["x"], in["delta"], in["gamma"], in["beta"],
+                            {in["carried"], in["starts"].value()}, {Var(), in["mu"]}, true);
+        Vars out{made.x, Var(made.last)};
+        out.insert(out.end(), made.out.begin(), made.out.end());
+        return out;
+      });
+  c.integers("starts", {2, kTokens}, DType::kU8, marks(2 * kTokens, {3, 16, kTokens}));
+  return c;
+}
+
 // Tokens of two segments.
 constexpr int64_t kTokens = kWkv6GpuSegment + 6;
 static_assert(kWkv6GpuSegment == kWkv7GpuSegment);
@@ -281,8 +300,9 @@ KernelCase adamw(DType dtype) {
 
 std::vector<KernelCase> kernel_cases(DType dtype, int64_t head) {
   std::vector<KernelCase> cases = {elementwise(dtype), adamw(dtype)};
-  for (OpCase c : {activations(), attention(head), attention_in_parts(), cross_entropy(), embedding(),
-                   goose(), linear(), norms(), rope(), token_shift(), wkv5(head), wkv6(head), wkv7(head)})
+  for (OpCase c :
+       {activations(), attention(head), attention_in_parts(), cross_entropy(), embedding(), goose(), linear(),
+        norms(), rope(), token_shift(), norm_shift(), wkv5(head), wkv6(head), wkv7(head)})
     cases.push_back({c.name(), c.on_emul(dtype)});
   return cases;
 }
