@@ -63,6 +63,9 @@ std::set<std::string> declared_kernels() {
 }
 
 TEST(BenchOp, EveryKernelOfTheGpuIsInOne) {
+#ifndef ROOKERY_HAVE_EMUL
+  GTEST_SKIP() << "this build has no emulation";
+#endif
   std::set<std::string> run;
   for (const char* precision : {"bf16", "fp32"}) {
     const ProgramResult result =
@@ -114,6 +117,39 @@ TEST(BenchOp, MistakesAreRefused) {
   result = run_rookery({"bench", "op", "--precision", "bf16"});
   EXPECT_EQ(result.code, 64);
   EXPECT_NE(result.err.find("BENCH-03"), std::string::npos) << result.err;
+}
+
+// Operations are 6 for each parameter in a product and the recurrence three times: R, K, V, G, O, the channel
+// mix, both low-rank parts and the head.
+TEST(BenchStep, CountsOperationsOfTheStep) {
+  const ProgramResult result =
+      run_rookery({"bench", "step", "--layers", "1", "--hidden", "64", "--vocab", "100", "--batch", "1",
+                   "--seq-len", "16", "--repeat", "1", "--threads", "1", "--json"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  const double C = 64, parameters = 13 * C * C + 2 * C * (5 * 32 + 64) + 100 * C, mixer = 7 * 64 * C;
+  // The channel mix of 3.5 C is 224.
+  EXPECT_EQ(json["flops"].get<double>(), 16 * (6 * parameters + 3 * mixer));
+  const double rate = json["flops"].get<double>() / json["step_s"].get<double>();
+  EXPECT_NEAR(json["share_of_products_rate"].get<double>(),
+              rate / (1e9 * json["products_gflops"].get<double>()), 1e-9);
+}
+
+TEST(BenchStep, RunsTheTrainersStepOnEmulatedKernels) {
+#ifndef ROOKERY_HAVE_EMUL
+  GTEST_SKIP() << "this build has no emulation";
+#endif
+  for (const char* arch : {"rwkv6", "rwkv7", "goldfinch", "llama"}) {
+    const ProgramResult result =
+        run_rookery({"bench", "step", "--device", "emul", "--arch", arch, "--repeat", "1", "--json"});
+    ASSERT_EQ(result.code, 0) << arch << ": " << result.err;
+    const auto json = nlohmann::json::parse(result.out);
+    EXPECT_EQ(json["model"], arch);
+    EXPECT_EQ(json["graph"], "replayed");
+    EXPECT_GT(json["tokens_per_s"].get<double>(), 0);
+    EXPECT_FALSE(json.contains("mfu"));
+  }
+  EXPECT_EQ(run_rookery({"bench", "step", "--arch", "llama"}).code, 64);
 }
 
 // The state of GoldFinch grows by 8 numbers and an id per token, with room for up to as many again.

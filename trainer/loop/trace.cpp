@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "kernels/base/str.h"
+#include "kernels/base/error.h"
 
 namespace rookery::loop {
 namespace {
