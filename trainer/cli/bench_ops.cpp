@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "kernels/base/rng.h"
 #include "kernels/ops/activation/activation.h"
@@ -362,21 +363,37 @@ std::vector<OpBench> all_ops(const OpSizes& s, const std::shared_ptr<Inputs>& in
                          });
                    }});
   } else {
+    // What the optimizer holds, and its table of one range.
+    auto optimizer = [=](auto&& launch) {
+      Device& device = in->device();
+      const AdamwRange all{0, s.P, 1, 0.1, 0};
+      return Call([=, &device, table = adamw_table(std::span(&all, 1), device),
+                   p = in->random(flat, 1, DType::kF32), g = in->random(flat, 1, DType::kF32),
+                   m = zeros(flat, DType::kF32, device), v = zeros(flat, DType::kF32, device),
+                   state = in->ones({3}, DType::kF64), lr = zeros({1}, DType::kF64, device)](Tape&) {
+        launch(device, table, p, g, m, v, state, lr);
+        return std::vector<Var>{};
+      });
+    };
     // Read: parameter, both moments, and the gradient twice, for its norm too; written: all but the gradient,
     // and the copy that the model computes with.
-    ops.push_back({"adamw", to_string(flat), {(4 * 8 + 2) * params}, {}, [=] {
-                     static constexpr auto kStep = RK_KERNEL_GPU(adamw_step);
-                     Device& device = in->device();
-                     const AdamwRange all{0, s.P, 1, 0.1, 0};
-                     return Call([=, &device, table = adamw_table(std::span(&all, 1), device),
-                                  p = in->random(flat, 1, DType::kF32), g = in->random(flat, 1, DType::kF32),
-                                  m = zeros(flat, DType::kF32, device), v = zeros(flat, DType::kF32, device),
-                                  weights = empty(flat, DType::kBF16, device),
-                                  state = zeros({3}, DType::kF64, device),
-                                  lr = zeros({1}, DType::kF64, device),
-                                  scratch = empty({squares_blocks(s.P)}, DType::kF64, device)](Tape&) {
-                       kStep(device, {p, g, m, v, weights, table, state, lr, scratch, 0.9, 0.99, 1e-8, 1});
-                       return std::vector<Var>{};
+    ops.push_back(
+        {"adamw", to_string(flat), {(4 * 8 + 2) * params}, {}, [=] {
+           static constexpr auto kStep = RK_KERNEL_GPU(adamw_step);
+           return optimizer([weights = empty(flat, DType::kBF16, in->device()),
+                             scratch = empty({squares_blocks(s.P)}, DType::kF64, in->device())](
+                                Device& device, const AdamwTable& table, auto&... tensors) {
+             const auto& [p, g, m, v, state, lr] = std::tie(tensors...);
+             kStep(device, {p, g, m, v, weights, table, state, lr, scratch, 0.9, 0.99, 1e-8, 1, {}});
+           });
+         }});
+    // The norms that log.norms_every_steps asks for.
+    ops.push_back({"adamw_norms", to_string(flat), {4 * 4 * params}, {}, [=] {
+                     static constexpr auto kNorms = RK_KERNEL_GPU(adamw_squares);
+                     return optimizer([sums = empty({squares_blocks(s.P), 3}, DType::kF64, in->device())](
+                                          Device& device, const AdamwTable& table, auto&... tensors) {
+                       const auto& [p, g, m, v, state, lr] = std::tie(tensors...);
+                       kNorms(device, {p, g, m, v, table, state, lr, sums, 0.9, 0.99, 1e-8});
                      });
                    }});
   }
