@@ -44,7 +44,7 @@ __attribute__((noinline)) void sum_row(const T* __restrict x, const T* __restric
   const T m = *mean;
 #pragma omp simd reduction(+ : square)
   for (int64_t i = 0; i < C; ++i) square += (x[i] - m) * (x[i] - m);
-  *rstd = T(1) / T(__builtin_sqrt(square / static_cast<T>(C) + eps));
+  *rstd = static_cast<T>(T(1) / __builtin_sqrt(square / static_cast<T>(C) + eps));
 }
 
 template <class T>
