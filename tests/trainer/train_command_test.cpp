@@ -354,6 +354,17 @@ TEST_F(TrainCommand, DryRunWritesNothing) {
   EXPECT_EQ(count(), before);
 }
 
+// A run that was begun without goes on with it.
+TEST_F(TrainCommand, RecomputeChangesNoBit) {
+  for (const char* kind : {"selective", "block"}) {
+    copy_at(kind, 6);
+    const auto run = runs_->train(kind, {str("recipe.recompute=", kind)});
+    EXPECT_EQ(run.code, 0) << run.err;
+    EXPECT_TRUE(logs(kind, str("recipe.recompute was none, is ", kind)));
+    EXPECT_EQ(runs_->trace(kind), reference_);
+  }
+}
+
 TEST_F(TrainCommand, WhatDoesNotFitIntoMemoryDoesNotBegin) {
   const auto run = runs_->train("huge", {"model.hidden_size=131072", "model.num_layers=2"});
   EXPECT_EQ(run.code, 69) << run.err;
