@@ -18,7 +18,8 @@ MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target) {
               [&](const Parameter& p) { return session.model->optim_group(p); });
   const data::Batch batch =
       make_loader(config, session.model->vocab_size())->read(0, config.recipe->micro_batch_size);
-  TrainStep(session, *recipe, optim).plan(batch, config.grad_accum_steps(1));
+  TrainStep step(session, *recipe, optim);  // what it keeps counts
+  step.plan(batch, config.grad_accum_steps(1));
   return memory_held(*session.device);
 }
 
