@@ -1,5 +1,5 @@
-// device_training_test.cpp: the training step on the emulated GPU beside the CPU: every architecture, fp32 and
-// bf16, the memory plan, the step as a graph; and whole runs of the program there.
+// device_training_test.cpp: the training step on the emulated GPU beside the CPU: every architecture, fp32
+// and bf16, the memory plan, the step as a graph; and whole runs of the program there.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -24,12 +24,9 @@ const Architecture kArchitectures[] = {
     {"rwkv5", "{arch: rwkv5, num_layers: 1, hidden_size: 32, head_size: 16, vocab_size: 257}"},
     {"rwkv6", "{arch: rwkv6, num_layers: 1, hidden_size: 32, head_size: 16, vocab_size: 257}"},
     {"rwkv7", "{arch: rwkv7, num_layers: 2, hidden_size: 32, head_size: 16, vocab_size: 257}"},
-    {"llama",
-     "{arch: llama, num_layers: 1, hidden_size: 32, num_heads: 2, ffn_size: 64, vocab_size: 257}"},
-    {"qwen2",
-     "{arch: qwen2, num_layers: 1, hidden_size: 32, num_heads: 2, ffn_size: 64, vocab_size: 257}"},
-    {"llama_paper",
-     "{arch: llama_paper, num_layers: 1, hidden_size: 32, head_size: 16, vocab_size: 257}"},
+    {"llama", "{arch: llama, num_layers: 1, hidden_size: 32, num_heads: 2, ffn_size: 64, vocab_size: 257}"},
+    {"qwen2", "{arch: qwen2, num_layers: 1, hidden_size: 32, num_heads: 2, ffn_size: 64, vocab_size: 257}"},
+    {"llama_paper", "{arch: llama_paper, num_layers: 1, hidden_size: 32, head_size: 16, vocab_size: 257}"},
     {"finch_c2", "{arch: finch_c2, num_layers: 1, hidden_size: 32, head_size: 16, vocab_size: 257}"},
     {"goldfinch", "{arch: goldfinch, num_layers: 3, hidden_size: 32, head_size: 16, vocab_size: 257}"}};
 
@@ -43,15 +40,15 @@ class DeviceTraining : public testing::Test {
   static void TearDownTestSuite() { runs_.reset(); }
   static std::string path(const std::string& name) { return runs_->path(name); }
 
-  // Two micro-batches of 2 x 16 tokens a step. eps: with a small one the rounding of a gradient that is zero in
-  // theory becomes a step of full size.
+  // Two micro-batches of 2 x 16 tokens a step. eps: with a small one the rounding of a gradient that is zero
+  // in theory becomes a step of full size.
   static config::RunConfig config_of(const char* model, const std::string& precision) {
-    return config::parse_run(str("name: tiny\nrun_dir: none\nseed: 7\nthreads: 1\nprecision: ", precision,
-                                 "\nmodel: ", model, "\ndata: {seq_len: 16, sources: [{path: ",
-                                 path("tokens.h5"),
-                                 "}]}\nrecipe: {kind: pretrain, micro_batch_size: 2, global_batch_size: 4, "
-                                 "max_steps: 8}\noptim: {lr: 3e-3, warmup_steps: 0, eps: 1e-8}\n"),
-                             "the test");
+    return config::parse_run(
+        str("name: tiny\nrun_dir: none\nseed: 7\nthreads: 1\nprecision: ", precision, "\nmodel: ", model,
+            "\ndata: {seq_len: 16, sources: [{path: ", path("tokens.h5"),
+            "}]}\nrecipe: {kind: pretrain, micro_batch_size: 2, global_batch_size: 4, "
+            "max_steps: 8}\noptim: {lr: 3e-3, warmup_steps: 0, eps: 1e-8}\n"),
+        "the test");
   }
 
   static inline std::unique_ptr<test::TinyRuns> runs_;

@@ -267,6 +267,7 @@ KernelCase elementwise(DType dtype) {
 KernelCase adamw(DType dtype) {
   return compared("adamw", [=](Device& device) {
     constexpr auto kStep = RK_KERNEL_GPU(adamw_step);
+    constexpr auto kSquares = RK_KERNEL_GPU(adamw_squares);
     constexpr int64_t n = 300;
     const auto random = [&](const char* name, DType type) {
       const Values values = random_values(name, n, {-1, 1});
@@ -291,8 +292,21 @@ KernelCase adamw(DType dtype) {
     kStep(device, a);
     double squares = 0;
     for (const double g : to_doubles(grad)) squares += g * g;
-    const bool right = std::abs(to_doubles(state)[0] - std::sqrt(squares)) < 1e-9;
-    return std::pair(right, std::vector{a.param, a.m, a.v, state});
+    bool right = std::abs(to_doubles(state)[0] - std::sqrt(squares)) < 1e-9;
+    const Tensor sums = empty(a.table.tiles.shape(), DType::kF64, device);
+    kSquares(device, {a.param, grad, a.m, a.v, a.table, state, a.lr, sums, a.beta1, a.beta2, a.eps});
+    double of_params = 0, of_grads = 0, params = 0, grads = 0;
+    for (size_t tile = 0; tile < 2; ++tile) {
+      of_params += to_doubles(sums)[3 * tile];
+      of_grads += to_doubles(sums)[3 * tile + 1];
+    }
+    for (size_t i = 0; i < n; ++i) {
+      if (i == 100) continue;  // of no range
+      params += std::pow(to_doubles(a.param)[i], 2);
+      grads += std::pow(to_doubles(grad)[i], 2);
+    }
+    right = right && std::abs(of_params - params) < 1e-9 && std::abs(of_grads - grads) < 1e-9;
+    return std::pair(right, std::vector{a.param, a.m, a.v, state, sums});
   });
 }
 
