@@ -106,7 +106,8 @@ Step step(Trained& t, int64_t B) {
 
 class RecomputeTest : public ::testing::TestWithParam<std::string> {
  protected:
-  // Emulation takes a hundred times the time: one block of GoldFinch of each kind there, and one sequence.
+  // Emulation takes a hundred times the time: one block of GoldFinch of each kind there, one sequence, no
+  // replay.
   void compare(DeviceType type, DType dtype) {
     const int64_t layers = type == DeviceType::kCpu ? 4 : 2, B = layers / 2;
     SCOPED_TRACE(str(type, " ", dtype));
@@ -122,7 +123,9 @@ class RecomputeTest : public ::testing::TestWithParam<std::string> {
       const Step first = step(trained, B);
       if (recompute == Recompute::kNone) plain = first;
       EXPECT_TRUE(first == plain);
-      EXPECT_TRUE(step(trained, B) == first) << "replayed";
+      if (type == DeviceType::kCpu) {
+        EXPECT_TRUE(step(trained, B) == first) << "replayed";
+      }
       step(planned, B);
       const Arena::Plan &found = *device.arena().plan("train"), &foretold = *meta.arena().plan("train");
       EXPECT_EQ(foretold.requests, found.requests);
