@@ -79,7 +79,7 @@ TEST(Adamw, ZeroGradientIsNoUpdate) {
 // The change is told by what the update left, without a copy of what was before it: of a range over several
 // tiles, and of one that is not trained.
 void check_squares(Device& device, DType dtype, Values* bits) {
-  constexpr int64_t n = 3 * kSquaresBlock + 7, frozen = n - 2;
+  constexpr int64_t n = 3 * kSquaresBlock + 27, frozen = n - 2;
   const double lr = 1e-2;
   const std::vector<AdamwRange> ranges = {{5, frozen, 1, 0.1, 0}, {frozen, n, 0, 0, 0}};
   Values before = random_values("p", n, {-1, 1}), grad;

@@ -95,8 +95,8 @@ TrainStep::Report TrainStep::run(const std::vector<data::Batch>& batches, double
     copy(tensor_from(std::span<const double>(&nan, 1), {1}, losses_.dtype(), losses_.device()), last);
   }
   run_or_replay();
-  if (spoiled) fill_zero(last);
   Readback read(losses_);
+  if (spoiled) fill_zero(last);
   report_.update = optim_.finish();
   for (const double loss : read.values()) {
     report_.loss += loss;
