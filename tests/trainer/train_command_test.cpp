@@ -129,7 +129,7 @@ TEST_F(TrainCommand, ProfileShowsStepsPhasesOperationsAndKernels) {
 
 TEST_F(TrainCommand, ProfileOfAShortRunOrAFullDiskHoldsNothingUp) {
   EXPECT_FALSE(fs::exists(path("reference/trace.json")));
-  const auto short_run = runs_->train("short", {"--profile", "recipe.max_steps=2"});
+  const auto short_run = runs_->train("short", {"--profile", "recipe.max_steps=2", "optim.warmup_steps=1"});
   EXPECT_EQ(short_run.code, 0) << short_run.err;
   EXPECT_TRUE(logs("short", "--profile: found 2 steps"));
   EXPECT_FALSE(fs::exists(path("short/trace.json")));

@@ -55,8 +55,9 @@ data::Batch random_batch(const StepSizes& s) {
 // The first kind whose plan is within the free memory, a little left for what the plan does not know.
 std::string fitting_recompute(const StepSizes& s, const std::string& where, const Device& device) {
   const auto free = static_cast<double>(device.accelerator().memory().free);
+  const data::Batch batch = random_batch(s);
   for (const char* kind : {"none", "selective"}) {
-    const loop::MemoryPlan plan = loop::plan_memory(config_of(s, kind, where), device.type());
+    const loop::MemoryPlan plan = loop::plan_memory(config_of(s, kind, where), device.type(), batch);
     if (static_cast<double>(plan.total()) < 0.97 * free) return kind;
   }
   return "block";
@@ -67,7 +68,8 @@ std::string fitting_recompute(const StepSizes& s, const std::string& where, cons
 int bench_gpu_step(const StepSizes& s, const std::string& where, bool json) {
   register_models();
   register_recipes();
-  auto made = loop::make_device(config_of(s, "none", where));
+  const config::RunConfig plain = config_of(s, "none", where);
+  auto made = loop::open_device(plain, loop::device_type(plain));
   Device& device = *made;
   const std::string recompute = s.recompute.empty() ? fitting_recompute(s, where, device) : s.recompute;
   loop::Session session = loop::make_session(config_of(s, recompute, where), std::move(made));

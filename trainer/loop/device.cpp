@@ -38,19 +38,19 @@ DeviceType device_type(const config::RunConfig& config) {
   return gpu ? DeviceType::kCuda : DeviceType::kCpu;
 }
 
-std::unique_ptr<Device> make_device(const config::RunConfig& config) {
+std::unique_ptr<Device> open_device(const config::RunConfig& config, DeviceType type) {
   const int threads = static_cast<int>(config.threads);
+  if (type != DeviceType::kCuda) return std::make_unique<Device>(type, threads);
+  cuda::DeviceOptions options;
+  options.num_threads = threads;
+  options.cache = cache_folder();
+  options.deterministic = config.deterministic;
+  return cuda::make_device(options);
+}
+
+std::unique_ptr<Device> make_device(const config::RunConfig& config) {
   const DeviceType type = device_type(config);
-  std::unique_ptr<Device> device;
-  if (type == DeviceType::kCuda) {
-    cuda::DeviceOptions options;
-    options.num_threads = threads;
-    options.cache = cache_folder();
-    options.deterministic = config.deterministic;
-    device = cuda::make_device(options);
-  } else {
-    device = std::make_unique<Device>(type, threads);
-  }
+  auto device = open_device(config, type);
   if (type != DeviceType::kCpu) {
     const std::string missing = missing_kernel(config, type);
     if (!missing.empty()) fail(ExitCode::kUnavailable, kNoKernel, "device: ", config.device, ": ", missing);

@@ -13,6 +13,8 @@ namespace rookery::loop {
 // CPU. cuda, emul: Error kUnavailable: DEV-02 to DEV-06 (kernels/cuda/device.h), or DEV-01, which names the
 // operation that has no kernel.
 std::unique_ptr<Device> make_device(const config::RunConfig& config);
+// A device of this type for the configuration's keys, whatever has a kernel for it.
+std::unique_ptr<Device> open_device(const config::RunConfig& config, DeviceType type);
 // The kind of it, without making one: cuda although there may be none.
 DeviceType device_type(const config::RunConfig& config);
 

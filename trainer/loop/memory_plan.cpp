@@ -1,5 +1,7 @@
 #include "trainer/loop/memory_plan.h"
 
+#include <functional>
+
 #include "trainer/loop/human.h"
 #include "trainer/loop/session.h"
 #include "trainer/loop/step.h"
@@ -8,7 +10,11 @@
 
 namespace rookery::loop {
 
-MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target) {
+namespace {
+
+using ReadBatch = std::function<data::Batch(int64_t vocab_size)>;
+
+MemoryPlan plan_steps(const config::RunConfig& config, DeviceType target, const ReadBatch& read) {
   auto meta = std::make_unique<Device>(DeviceType::kMeta, static_cast<int>(config.threads));
   meta->plans_for = target;
   Session session =
@@ -16,11 +22,22 @@ MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target) {
   const auto recipe = make_recipe(*config.recipe);
   AdamW optim(*session.store, make_adamw_config(config),
               [&](const Parameter& p) { return session.model->optim_group(p); });
-  const data::Batch batch =
-      make_loader(config, session.model->vocab_size())->read(0, config.recipe->micro_batch_size);
+  const data::Batch batch = read(session.model->vocab_size());
   TrainStep step(session, *recipe, optim);  // what it keeps counts
   step.plan(batch, config.grad_accum_steps(1));
   return memory_held(*session.device);
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target) {
+  return plan_steps(config, target, [&](int64_t vocab_size) {
+    return make_loader(config, vocab_size)->read(0, config.recipe->micro_batch_size);
+  });
+}
+
+MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target, const data::Batch& batch) {
+  return plan_steps(config, target, [&](int64_t) { return batch; });
 }
 
 MemoryPlan memory_held(const Device& device) {

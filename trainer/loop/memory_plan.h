@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "data/loader/loader.h"
 #include "kernels/tensor/device.h"
 #include "trainer/config/run_config.h"
 
@@ -19,6 +20,8 @@ struct MemoryPlan {  // bytes by owner
 };
 // target: the device that will run it. Throws DEV-01 where an operation has no kernel for that.
 MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target = DeviceType::kCpu);
+// The same of batches like this one: no data is opened.
+MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target, const data::Batch& batch);
 
 // What the arena of a device holds from the second training step on.
 MemoryPlan memory_held(const Device& device);

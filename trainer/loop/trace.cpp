@@ -70,12 +70,14 @@ StepTrace::StepTrace(Device& device, io::fs::path file, int64_t steps)
 void StepTrace::begin_step() {
   if (seen_++ < kFirst) return;
   if (!profile_) profile_.emplace(device_);
+  device_.profile = &*profile_;
   profile_->begin("step", Profile::Kind::kPhase);
 }
 
 void StepTrace::end_step() {
   if (!profile_) return;
   profile_->end();
+  device_.profile = nullptr;  // what comes between steps, such as evaluation, is not of them
   ++traced_;
 }
 
