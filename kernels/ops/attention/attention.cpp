@@ -52,12 +52,14 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
   set_keys(a, k.value(), v.value());
   RK_CHECK(k.shape()[1] >= o.past + q.shape()[1], "[attention] q ", q.shape(), " after ", o.past,
            " tokens needs more keys than ", k.shape());
+  const bool tracked = q.tracked() || k.tracked() || v.tracked();
   const std::vector<Tensor> made = dear({q, k, v}, [&] {
     make_outputs(a);
+    if (on_gpu(a.q.device()) && a.y.dtype() == DType::kBF16 && tracked) a.rest = empty_like(a.y);
     kForward(a.q.device(), a);
-    return std::vector{a.y, a.top, a.weight, a.first};
+    return std::vector{a.y, a.top, a.weight, a.first, a.rest};
   });
-  a.y = made[0], a.top = made[1], a.weight = made[2], a.first = made[3];
+  a.y = made[0], a.top = made[1], a.weight = made[2], a.first = made[3], a.rest = made[4];
   a.scratch = a.doc_start = a.document = Tensor();
   return record("attention", {q, k, v}, a.y, [a](const Tensor& dy, Grads& g) {
     Device& dev = a.q.device();
@@ -68,7 +70,7 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
     const int64_t splits = on_gpu(dev) ? 1 : (threads + heads - 1) / heads;
     AttentionGrad b{
         a.q,       a.k,       a.v,    a.scale,           a.past, a.y, a.top, a.weight, a.first, dy, target(0),
-        target(1), target(2), splits, empty_like(a.top), {},     {}};
+        target(1), target(2), splits, empty_like(a.top), {},     {},  a.rest};
     if (splits > 1 && b.dq.tensor.defined())
       b.parts = empty({splits, a.q.dim(0), a.q.dim(1), a.q.dim(2), a.q.dim(3)}, dy.dtype(), dev);
     if (!on_gpu(dev)) b.scratch = empty({threads, attention_backward_scratch(a.q.dim(3))}, dy.dtype(), dev);

@@ -50,7 +50,8 @@ struct AttentionArgs {
   double scale;
   int64_t past;
   Tensor y;
-  // [B, Hq, T], f32 beside bf16: largest score of a query, 1 / sum of exp(scale (score - top))
+  // [B, Hq, T], f32 beside bf16: largest score of a query, 1 / sum of exp(scale (score - top)). For bf16 on a
+  // GPU top is a power of two: attention_mma.h
   Tensor top, weight;
   Tensor first;    // i32 [B, T]: the first key that a query sees; undefined: all of its past
   Tensor scratch;  // [threads, attention_forward_scratch]; CPU only
@@ -60,6 +61,7 @@ struct AttentionArgs {
   int64_t key = 0;
   bool first_part = true, last_part = true;
   Tensor sums = {};
+  Tensor rest = {};  // like y, which is bf16: what rounding took from it. Undefined: nobody asks
 };
 struct AttentionGrad {
   Tensor q, k, v;
@@ -71,6 +73,7 @@ struct AttentionGrad {
   Tensor delta;           // [B, Hq, T]: y . dy, f32 beside bf16
   Tensor parts;           // with several splits: [splits, B, T, Hq, D], their shares of dq
   Tensor scratch;         // [threads, attention_backward_scratch]; CPU only
+  Tensor rest = {};       // of y, for bf16 on a GPU
 };
 RK_BACKENDS_GPU(void attention_forward(const AttentionArgs&))
 RK_BACKENDS_GPU(void attention_backward(const AttentionGrad&))

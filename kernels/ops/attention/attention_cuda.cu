@@ -1,127 +1,25 @@
-// attention_cuda.cu: attention on the GPU by tiles of queries and keys; products in f32. Arguments:
-// attention.h; the running maximum and sum of a query: attention_cpu.cpp.
-//
-// Forward, a block owns a tile of queries of one head and goes over the tiles of their keys. Backward, blocks
-// of queries go over them twice, for delta = sum_s p dp and for dq = ds k, ds = scale p (dp - delta); then
-// blocks of keys give dv = p^T dy and dk = ds^T q over all query heads that use the key head. Each output has
-// one block and one order of its sums. delta is not y . dy: y is rounded, and dp - delta cancels.
-//
-// A block has 256 threads, (x, y) = (thread % 16, thread / 16). A thread has rows y, y + 16, ... of a product
-// and its columns x, x + 16, ...
-#include <cfloat>
-#include <cmath>
+// attention_cuda.cu: attention on the GPU: what comes before the kernels of attention_fma.h (f32) and
+// attention_mma.h (bf16), and their launches. Arguments: attention.h; the running maximum and sum of a query:
+// attention_cpu.cpp.
+#include <algorithm>
+#include <initializer_list>
 
-#include "kernels/cuda/portable.h"
-#include "kernels/ops/attention/attention.h"
+#include "kernels/ops/attention/attention_fma.h"
+#include "kernels/ops/attention/attention_mma.h"
 
 namespace rookery::RK_BACKEND {
 namespace {
 
-constexpr int kThreads = 256, kSide = 16;
-
-struct Sizes {
-  int64_t B, tokens, S, Hq, Hkv, D, past;
-  RK_DEV int64_t q_at(int64_t b, int64_t t, int64_t h) const { return ((b * tokens + t) * Hq + h) * D; }
-  RK_DEV int64_t k_at(int64_t b, int64_t s, int64_t h) const { return ((b * S + s) * Hkv + h) * D; }
-  RK_DEV int64_t row_at(int64_t b, int64_t h, int64_t t) const { return (b * Hq + h) * tokens + t; }
-  // Whether query t of sequence b sees key s.
-  RK_DEV bool sees(const int32_t* first, int64_t b, int64_t t, int64_t s) const {
-    return t < tokens && s < S && s <= past + t && !(first && s < first[b * tokens + t]);
-  }
-};
 template <class Args>
 Sizes sizes(const Args& a) {
   return {a.q.dim(0), a.q.dim(1), a.k.dim(1), a.q.dim(2), a.k.dim(2), a.q.dim(3), a.past};
 }
-
 template <class T>
 T* pointer(const Tensor& t) {
   return t.defined() ? t.data<T>() : nullptr;
 }
-RK_DEV int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-RK_DEV int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// A gradient in f32 or bf16; null where not wanted.
-struct Sink {
-  void* data;
-  bool is_bf16, accumulate;
-  RK_DEV void put(int64_t at, float value) const {
-    if (is_bf16) {
-      bf16* to = static_cast<bf16*>(data) + at;
-      *to = bf16(accumulate ? float(*to) + value : value);
-    } else {
-      float* to = static_cast<float*>(data) + at;
-      *to = accumulate ? *to + value : value;
-    }
-  }
-};
-Sink sink(const GradTarget& to) {
-  if (!to.tensor.defined()) return {};
-  return {to.tensor.raw(), to.tensor.dtype() == DType::kBF16, to.accumulate};
-}
-
-// Tiles of rows of P >= D elements; 4 more, so that 16 bytes of neighbouring rows lie in other banks.
-template <int P>
-struct Tile {
-  static constexpr int kRows = P >= 64 ? 64 : 32;
-  static constexpr int kOwn = kRows / kSide;  // rows, or columns of scores, of a thread
-  static constexpr int kColumns = P / kSide;  // columns of a thread in rows of P
-  using Row = float[P + 4];
-  using ScoreRow = float[kRows + 4];
-  using Scores = float[kOwn][kOwn];
-  using Rows = float[kOwn][kColumns];
-
-  int x = threadIdx.x % kSide, y = threadIdx.x / kSide;
-
-  // Rows [begin, end) of x [.., stride], at most kRows; the others are 0.
-  template <class T>
-  RK_DEV static void load(Row* to, const T* from, int64_t stride, int64_t begin, int64_t end, int64_t D) {
-    for (int e = threadIdx.x; e < kRows * P; e += kThreads) {
-      const int row = e / P, d = e % P;
-      to[row][d] = begin + row < end && d < D ? float(from[(begin + row) * stride + d]) : 0.f;
-    }
-  }
-  // a b^T.
-  RK_DEV void scores(Scores& out, const Row* a, const Row* b) const {
-    for (int i = 0; i < kOwn; ++i)
-      for (int j = 0; j < kOwn; ++j) out[i][j] = 0;
-    for (int d = 0; d < P; d += 4) {
-      rk::Vec16<float> right[kOwn];
-      for (int j = 0; j < kOwn; ++j) right[j] = rk::load16(&b[x + kSide * j][d]);
-      for (int i = 0; i < kOwn; ++i) {
-        const auto left = rk::load16(&a[y + kSide * i][d]);
-        for (int j = 0; j < kOwn; ++j)
-          for (int e = 0; e < 4; ++e) out[i][j] += left[e] * right[j][e];
-      }
-    }
-  }
-  RK_DEV void store(ScoreRow* to, const Scores& from) const {
-    for (int i = 0; i < kOwn; ++i)
-      for (int j = 0; j < kOwn; ++j) to[y + kSide * i][x + kSide * j] = from[i][j];
-  }
-  // out += scores b.
-  RK_DEV void add_product(Rows& out, const ScoreRow* scores, const Row* b) const {
-    for (int s = 0; s < kRows; s += 4) {
-      rk::Vec16<float> left[kOwn];
-      for (int i = 0; i < kOwn; ++i) left[i] = rk::load16(&scores[y + kSide * i][s]);
-      for (int e = 0; e < 4; ++e)
-        for (int c = 0; c < kColumns; ++c) {
-          const float right = b[s + e][x + kSide * c];
-          for (int i = 0; i < kOwn; ++i) out[i][c] += left[i][e] * right;
-        }
-    }
-  }
-};
-
-// Over the 16 threads with the same rows.
-RK_DEV float row_max(float value) {
-  for (int distance = kSide / 2; distance > 0; distance /= 2)
-    value = fmaxf(value, rk::shfl_xor(value, distance));
-  return value;
-}
-RK_DEV float row_sum(float value) {
-  for (int distance = kSide / 2; distance > 0; distance /= 2) value += rk::shfl_xor(value, distance);
-  return value;
+unsigned blocks(int64_t rows, int64_t rows_of_block) {
+  return static_cast<unsigned>((rows + rows_of_block - 1) / rows_of_block);
 }
 
 using FirstShared = rk::SharedLayout<int64_t[kThreads]>;
@@ -146,303 +44,144 @@ __global__ void first_kernel(int32_t* first, const uint8_t* starts, const int32_
   }
 }
 
-template <class T>
-struct Forward {
-  Sizes n;
-  const T *q, *k, *v;
-  const int32_t* first;  // may be null
-  float scale;
-  T* y;
-  float *top, *weight, *sums;
-  bool first_part, last_part;
-};
-
-template <int P>
-using ForwardShared =
-    rk::SharedLayout<typename Tile<P>::Row[Tile<P>::kRows], typename Tile<P>::Row[Tile<P>::kRows],
-                     typename Tile<P>::Row[Tile<P>::kRows], typename Tile<P>::ScoreRow[Tile<P>::kRows]>;
-
-template <int P, class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Forward<T> a) {
-  constexpr int kRows = Tile<P>::kRows, kOwn = Tile<P>::kOwn, kColumns = Tile<P>::kColumns;
-  auto [q, k, v, weights] = ForwardShared<P>::carve();
-  const Tile<P> tile;
-  const Sizes& n = a.n;
-  // The last queries see the most keys: they begin.
-  const int64_t begin = int64_t{gridDim.x - 1 - blockIdx.x} * kRows, b = blockIdx.z, h = blockIdx.y,
-                g = h * n.Hkv / n.Hq;
-  tile.load(q, a.q + n.q_at(b, 0, h), n.Hq * n.D, begin, n.tokens, n.D);
-  typename Tile<P>::Rows out;
-  float top[kOwn], sum[kOwn];
-  for (int i = 0; i < kOwn; ++i) {
-    const int64_t t = begin + tile.y + kSide * i;
-    const bool goes_on = !a.first_part && t < n.tokens;
-    top[i] = goes_on ? a.top[n.row_at(b, h, t)] : -FLT_MAX;
-    sum[i] = goes_on ? a.weight[n.row_at(b, h, t)] : 0.f;
-    for (int c = 0; c < kColumns; ++c) {
-      const int d = tile.x + kSide * c;
-      out[i][c] = goes_on && d < n.D ? a.sums[n.q_at(b, t, h) + d] : 0.f;
+// delta = y . dy of each query and head: a thread per pack, kTeam of them per row of D channels.
+template <int kTeam, class T>
+__global__ void __launch_bounds__(kThreads)
+    delta_kernel(float* delta, Sizes n, const T* y, const T* rest, const T* dy) {
+  const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x, row = thread / kTeam;
+  const int64_t i = thread % kTeam * rk::kPack, rows = n.B * n.tokens * n.Hq;
+  float sum = 0;
+  if (row < rows) {
+    rk::Pack value = rk::load_pack(y + row * n.D, i, n.D);
+    const rk::Pack slope = rk::load_pack(dy + row * n.D, i, n.D);
+    if (rest) {
+      const rk::Pack more = rk::load_pack(rest + row * n.D, i, n.D);
+#pragma unroll
+      for (int j = 0; j < rk::kPack; ++j) value[j] += more[j];
     }
+#pragma unroll
+    for (int j = 0; j < rk::kPack; ++j) sum += value[j] * slope[j];
   }
-
-  const int64_t from = a.first ? most(0, a.first[b * n.tokens + begin]) : 0;
-  const int64_t to = least(n.past + least(begin + kRows, n.tokens), n.S);
-  for (int64_t key = from; key < to; key += kRows) {
-    __syncthreads();
-    tile.load(k, a.k + n.k_at(b, 0, g), n.Hkv * n.D, key, to, n.D);
-    tile.load(v, a.v + n.k_at(b, 0, g), n.Hkv * n.D, key, to, n.D);
-    __syncthreads();
-    typename Tile<P>::Scores s;
-    tile.scores(s, q, k);
-    for (int i = 0; i < kOwn; ++i) {
-      const int64_t t = begin + tile.y + kSide * i;
-      float largest = top[i];
-      for (int j = 0; j < kOwn; ++j) {
-        if (!n.sees(a.first, b, t, key + tile.x + kSide * j)) s[i][j] = -INFINITY;
-        largest = fmaxf(largest, s[i][j]);
-      }
-      largest = row_max(largest);
-      const float before = expf(a.scale * (top[i] - largest));
-      float added = 0;
-      for (int j = 0; j < kOwn; ++j) added += s[i][j] = expf(a.scale * (s[i][j] - largest));
-      top[i] = largest;
-      sum[i] = sum[i] * before + row_sum(added);
-      for (int c = 0; c < kColumns; ++c) out[i][c] *= before;
-    }
-    tile.store(weights, s);
-    __syncthreads();
-    tile.add_product(out, weights, v);
-  }
-
-  __syncthreads();  // top and weight have been read by all, also where there was no key
-  for (int i = 0; i < kOwn; ++i) {
-    const int64_t t = begin + tile.y + kSide * i;
-    if (t >= n.tokens) continue;
-    const float weight = a.last_part ? 1 / sum[i] : sum[i];
-    if (tile.x == 0) {
-      a.top[n.row_at(b, h, t)] = top[i];
-      a.weight[n.row_at(b, h, t)] = weight;
-    }
-    for (int c = 0; c < kColumns; ++c) {
-      const int d = tile.x + kSide * c;
-      if (d >= n.D) continue;
-      if (a.last_part) {
-        a.y[n.q_at(b, t, h) + d] = T(out[i][c] * weight);
-      } else {
-        a.sums[n.q_at(b, t, h) + d] = out[i][c];
-      }
-    }
-  }
+  for (int distance = kTeam / 2; distance > 0; distance /= 2) sum += rk::shfl_xor(sum, distance);
+  if (row < rows && i == 0) delta[n.row_at(row / (n.tokens * n.Hq), row % n.Hq, row / n.Hq % n.tokens)] = sum;
 }
 
-template <class T>
-struct Backward {
-  Sizes n;
-  const T *q, *k, *v, *dy;
-  const int32_t* first;  // may be null
-  float scale;
-  const float *top, *weight;
-  float* delta;
-  Sink dq, dk, dv;
-};
-
-template <int P>
-using BackwardShared =
-    rk::SharedLayout<typename Tile<P>::Row[Tile<P>::kRows], typename Tile<P>::Row[Tile<P>::kRows],
-                     typename Tile<P>::Row[Tile<P>::kRows], typename Tile<P>::Row[Tile<P>::kRows],
-                     typename Tile<P>::ScoreRow[Tile<P>::kRows], typename Tile<P>::ScoreRow[Tile<P>::kRows],
-                     float[3][Tile<P>::kRows]>;
-
-template <int P, class T>
-__global__ void __launch_bounds__(kThreads) query_gradient_kernel(Backward<T> a) {
-  constexpr int kRows = Tile<P>::kRows, kOwn = Tile<P>::kOwn, kColumns = Tile<P>::kColumns;
-  auto [q, dy, k, v, p, ds, of_query] = BackwardShared<P>::carve();
-  (void)p;
-  float *top = of_query[0], *weight = of_query[1];
-  const Tile<P> tile;
-  const Sizes& n = a.n;
-  const int64_t begin = int64_t{gridDim.x - 1 - blockIdx.x} * kRows, b = blockIdx.z, h = blockIdx.y,
-                g = h * n.Hkv / n.Hq;
-  tile.load(q, a.q + n.q_at(b, 0, h), n.Hq * n.D, begin, n.tokens, n.D);
-  tile.load(dy, a.dy + n.q_at(b, 0, h), n.Hq * n.D, begin, n.tokens, n.D);
-  if (threadIdx.x < kRows) {
-    const bool inside = begin + threadIdx.x < n.tokens;
-    top[threadIdx.x] = inside ? a.top[n.row_at(b, h, begin + threadIdx.x)] : 0.f;
-    weight[threadIdx.x] = inside ? a.weight[n.row_at(b, h, begin + threadIdx.x)] : 0.f;
-  }
-  typename Tile<P>::Rows dq = {};
-  float delta[kOwn] = {};
-  const int64_t from = a.first ? most(0, a.first[b * n.tokens + begin]) : 0;
-  const int64_t to = least(n.past + least(begin + kRows, n.tokens), n.S);
-  for (int pass = 0; pass < 2; ++pass) {
-    const bool delta_known = pass == 1;
-    for (int64_t key = from; key < to; key += kRows) {
-      __syncthreads();
-      tile.load(k, a.k + n.k_at(b, 0, g), n.Hkv * n.D, key, to, n.D);
-      tile.load(v, a.v + n.k_at(b, 0, g), n.Hkv * n.D, key, to, n.D);
-      __syncthreads();
-      typename Tile<P>::Scores s, dp;
-      tile.scores(s, q, k);
-      tile.scores(dp, dy, v);
-      for (int i = 0; i < kOwn; ++i) {
-        const int row = tile.y + kSide * i;
-        for (int j = 0; j < kOwn; ++j) {
-          const bool seen = n.sees(a.first, b, begin + row, key + tile.x + kSide * j);
-          const float weighed = seen ? expf(a.scale * (s[i][j] - top[row])) * weight[row] : 0.f;
-          if (delta_known) {
-            dp[i][j] = a.scale * weighed * (dp[i][j] - delta[i]);
-          } else {
-            delta[i] += weighed * dp[i][j];
-          }
-        }
-      }
-      if (!delta_known) continue;
-      tile.store(ds, dp);
-      __syncthreads();
-      tile.add_product(dq, ds, k);
-    }
-    for (int i = 0; i < kOwn && !delta_known; ++i) {
-      const int64_t t = begin + tile.y + kSide * i;
-      delta[i] = row_sum(delta[i]);
-      if (t < n.tokens && tile.x == 0) a.delta[n.row_at(b, h, t)] = delta[i];
-    }
-    if (!a.dq.data) return;
-  }
-  for (int i = 0; i < kOwn; ++i) {
-    const int64_t t = begin + tile.y + kSide * i;
-    for (int c = 0; c < kColumns; ++c) {
-      const int d = tile.x + kSide * c;
-      if (t < n.tokens && d < n.D) a.dq.put(n.q_at(b, t, h) + d, dq[i][c]);
-    }
-  }
-}
-
-template <int P, class T>
-__global__ void __launch_bounds__(kThreads) key_gradient_kernel(Backward<T> a) {
-  constexpr int kRows = Tile<P>::kRows, kOwn = Tile<P>::kOwn, kColumns = Tile<P>::kColumns;
-  auto [q, dy, k, v, p, ds, of_query] = BackwardShared<P>::carve();
-  float *top = of_query[0], *weight = of_query[1], *delta = of_query[2];
-  const Tile<P> tile;
-  const Sizes& n = a.n;
-  const int64_t key = int64_t{blockIdx.x} * kRows, b = blockIdx.z, g = blockIdx.y, group = n.Hq / n.Hkv,
-                end = least(n.past + n.tokens, n.S);  // of what anybody sees
-  tile.load(k, a.k + n.k_at(b, 0, g), n.Hkv * n.D, key, end, n.D);
-  tile.load(v, a.v + n.k_at(b, 0, g), n.Hkv * n.D, key, end, n.D);
-  typename Tile<P>::Rows dk = {}, dv = {};
-  for (int64_t h = g * group; h < (g + 1) * group && key < end; ++h) {
-    for (int64_t begin = most(0, key - n.past); begin < n.tokens; begin += kRows) {
-      if (a.first && a.first[b * n.tokens + begin] >= key + kRows) break;
-      __syncthreads();
-      tile.load(q, a.q + n.q_at(b, 0, h), n.Hq * n.D, begin, n.tokens, n.D);
-      tile.load(dy, a.dy + n.q_at(b, 0, h), n.Hq * n.D, begin, n.tokens, n.D);
-      if (threadIdx.x < kRows) {
-        const int64_t t = begin + threadIdx.x;
-        top[threadIdx.x] = t < n.tokens ? a.top[n.row_at(b, h, t)] : 0.f;
-        weight[threadIdx.x] = t < n.tokens ? a.weight[n.row_at(b, h, t)] : 0.f;
-        delta[threadIdx.x] = t < n.tokens ? a.delta[n.row_at(b, h, t)] : 0.f;
-      }
-      __syncthreads();
-      typename Tile<P>::Scores s, dp;
-      tile.scores(s, k, q);
-      tile.scores(dp, v, dy);
-      for (int i = 0; i < kOwn; ++i) {
-        for (int j = 0; j < kOwn; ++j) {
-          const int query = tile.x + kSide * j;
-          const bool seen = n.sees(a.first, b, begin + query, key + tile.y + kSide * i);
-          s[i][j] = seen ? expf(a.scale * (s[i][j] - top[query])) * weight[query] : 0.f;
-          dp[i][j] = seen ? a.scale * s[i][j] * (dp[i][j] - delta[query]) : 0.f;
-        }
-      }
-      tile.store(p, s);
-      tile.store(ds, dp);
-      __syncthreads();
-      tile.add_product(dv, p, dy);
-      tile.add_product(dk, ds, q);
-    }
-  }
-  for (int i = 0; i < kOwn; ++i) {
-    const int64_t s = key + tile.y + kSide * i;
-    for (int c = 0; c < kColumns; ++c) {
-      const int d = tile.x + kSide * c;
-      if (s >= n.S || d >= n.D) continue;
-      if (a.dk.data) a.dk.put(n.k_at(b, s, g) + d, dk[i][c]);
-      if (a.dv.data) a.dv.put(n.k_at(b, s, g) + d, dv[i][c]);
-    }
-  }
-}
-
-template <class F>
+// body.operator()<P>() with the least P >= D of the kernels, `least` or more.
+template <int kLeast, class F>
 void dispatch_head(int64_t D, F&& body) {
-  if (D <= 16) {
-    body.template operator()<16>();
-  } else if (D <= 32) {
-    body.template operator()<32>();
-  } else if (D <= 64) {
-    body.template operator()<64>();
-  } else {
-    body.template operator()<128>();
+  if (D <= kLeast) {
+    body.template operator()<kLeast>();
+  } else if constexpr (kLeast < kAttentionGpuHead) {
+    dispatch_head<2 * kLeast>(D, body);
   }
 }
 
-template <int P>
-dim3 grid_of(int64_t rows, int64_t heads, int64_t B) {
-  constexpr int64_t kRows = Tile<P>::kRows;
-  return {static_cast<unsigned>((rows + kRows - 1) / kRows), static_cast<unsigned>(heads),
-          static_cast<unsigned>(B)};
+// Rows begin at multiples of 16 bytes.
+bool aligned(int64_t D, std::initializer_list<const Tensor*> tensors) {
+  return D % rk::kPack == 0 && std::all_of(tensors.begin(), tensors.end(), [](const Tensor* t) {
+           return reinterpret_cast<uintptr_t>(t->raw()) % 16 == 0;
+         });
+}
+
+template <class T>
+Forward<T> forward_of(const AttentionArgs& a) {
+  return {sizes(a),
+          pointer<T>(a.q),
+          pointer<T>(a.k),
+          pointer<T>(a.v),
+          pointer<int32_t>(a.first),
+          static_cast<float>(a.scale),
+          pointer<T>(a.y),
+          pointer<T>(a.rest),
+          pointer<float>(a.top),
+          pointer<float>(a.weight),
+          pointer<float>(a.sums),
+          a.first_part,
+          a.last_part};
+}
+template <class T>
+Backward<T> backward_of(const AttentionGrad& a) {
+  return {sizes(a),
+          pointer<T>(a.q),
+          pointer<T>(a.k),
+          pointer<T>(a.v),
+          pointer<T>(a.dy),
+          pointer<int32_t>(a.first),
+          static_cast<float>(a.scale),
+          pointer<float>(a.top),
+          pointer<float>(a.weight),
+          pointer<float>(a.delta),
+          rk::grad_out(a.dq),
+          rk::grad_out(a.dk),
+          rk::grad_out(a.dv)};
+}
+// Blocks of `rows` rows, heads and sequences.
+dim3 grid_of(int64_t rows, int64_t rows_of_block, int64_t heads, int64_t B) {
+  return {blocks(rows, rows_of_block), static_cast<unsigned>(heads), static_cast<unsigned>(B)};
 }
 
 }  // namespace
 
 void attention_forward(const AttentionArgs& a) {
   const Sizes n = sizes(a);
+  const Device& device = a.q.device();
   if (a.first.defined())
-    rk::launch(a.q.device(), first_kernel, {dim3(static_cast<unsigned>(n.B)), kThreads, FirstShared::kBytes},
+    rk::launch(device, first_kernel, {dim3(static_cast<unsigned>(n.B)), kThreads, FirstShared::kBytes},
                a.first.data<int32_t>(), pointer<uint8_t>(a.doc_start), pointer<int32_t>(a.document), n.tokens,
                a.past, a.key);
-  dispatch_gpu_float(a.q.dtype(), [&]<class T>() {
-    dispatch_head(n.D, [&]<int P>() {
-      const Forward<T> x{n,
-                         pointer<T>(a.q),
-                         pointer<T>(a.k),
-                         pointer<T>(a.v),
-                         pointer<int32_t>(a.first),
-                         static_cast<float>(a.scale),
-                         pointer<T>(a.y),
-                         pointer<float>(a.top),
-                         pointer<float>(a.weight),
-                         pointer<float>(a.sums),
-                         a.first_part,
-                         a.last_part};
-      rk::launch(a.q.device(), forward_kernel<P, T>,
-                 {grid_of<P>(n.tokens, n.Hq, n.B), kThreads, ForwardShared<P>::kBytes}, x);
+  if (a.q.dtype() == DType::kBF16) {
+    dispatch_head<32>(n.D, [&]<int P>() {
+      using Kernel = ForwardMma<P>;
+      rk::launch(device, forward_mma<P>,
+                 {grid_of(n.tokens, 64 * Kernel::M, n.Hq, n.B), kMmaThreads, Kernel::Shared::kBytes},
+                 forward_of<bf16>(a), aligned(n.D, {&a.q, &a.k, &a.v}));
     });
-  });
+  } else {
+    dispatch_head<16>(n.D, [&]<int P>() {
+      rk::launch(device, forward_fma<P>,
+                 {grid_of(n.tokens, Tile<P>::kRows, n.Hq, n.B), kThreads, ForwardShared<P>::kBytes},
+                 forward_of<float>(a));
+    });
+  }
 }
 
 void attention_backward(const AttentionGrad& a) {
   const Sizes n = sizes(a);
+  const Device& device = a.q.device();
+  const int64_t rows = n.B * n.tokens * n.Hq;
+  const bool wants_keys = a.dk.tensor.defined() || a.dv.tensor.defined();
   dispatch_gpu_float(a.q.dtype(), [&]<class T>() {
-    dispatch_head(n.D, [&]<int P>() {
-      const Backward<T> x{n,
-                          pointer<T>(a.q),
-                          pointer<T>(a.k),
-                          pointer<T>(a.v),
-                          pointer<T>(a.dy),
-                          pointer<int32_t>(a.first),
-                          static_cast<float>(a.scale),
-                          pointer<float>(a.top),
-                          pointer<float>(a.weight),
-                          pointer<float>(a.delta),
-                          sink(a.dq),
-                          sink(a.dk),
-                          sink(a.dv)};
-      rk::launch(a.q.device(), query_gradient_kernel<P, T>,
-                 {grid_of<P>(n.tokens, n.Hq, n.B), kThreads, BackwardShared<P>::kBytes}, x);
-      if (x.dk.data || x.dv.data)
-        rk::launch(a.q.device(), key_gradient_kernel<P, T>,
-                   {grid_of<P>(n.S, n.Hkv, n.B), kThreads, BackwardShared<P>::kBytes}, x);
+    dispatch_head<32>(n.D, [&]<int P>() {
+      constexpr int kTeam = P / rk::kPack;
+      rk::launch(device, delta_kernel<kTeam, T>, {blocks(rows * kTeam, kThreads), kThreads},
+                 pointer<float>(a.delta), n, pointer<T>(a.y), pointer<T>(a.rest), pointer<T>(a.dy));
     });
   });
+  if (a.q.dtype() == DType::kBF16) {
+    const bool whole = aligned(n.D, {&a.q, &a.k, &a.v, &a.dy});
+    const Backward<bf16> x = backward_of<bf16>(a);
+    dispatch_head<32>(n.D, [&]<int P>() {
+      using OfQueries = QueryGradientMma<P>;
+      if (a.dq.tensor.defined())
+        rk::launch(device, query_gradient_mma<P>,
+                   {grid_of(n.tokens, 64 * OfQueries::M, n.Hq, n.B), kMmaThreads, OfQueries::Shared::kBytes},
+                   x, whole);
+      if (wants_keys)
+        rk::launch(device, key_gradient_mma<P>,
+                   {grid_of(n.S, 64, n.Hkv, n.B), kMmaThreads, KeyGradientMma<P>::Shared::kBytes}, x, whole);
+    });
+  } else {
+    const Backward<float> x = backward_of<float>(a);
+    dispatch_head<16>(n.D, [&]<int P>() {
+      constexpr size_t kBytes = BackwardShared<P>::kBytes;
+      if (a.dq.tensor.defined())
+        rk::launch(device, query_gradient_fma<P>,
+                   {grid_of(n.tokens, Tile<P>::kRows, n.Hq, n.B), kThreads, kBytes}, x);
+      if (wants_keys)
+        rk::launch(device, key_gradient_fma<P>, {grid_of(n.S, Tile<P>::kRows, n.Hkv, n.B), kThreads, kBytes},
+                   x);
+    });
+  }
 }
 
 }  // namespace rookery::RK_BACKEND

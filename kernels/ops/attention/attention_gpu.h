@@ -1,0 +1,61 @@
+// attention_gpu.h: what the kernels of attention for GPUs are given, by attention_cuda.cu: attention_fma.h
+// (f32) and attention_mma.h (bf16, tensor cores).
+#pragma once
+
+#include "kernels/ops/attention/attention.h"
+#include "kernels/ops/grad_out.h"
+
+namespace rookery::RK_BACKEND {
+namespace {
+
+struct Sizes {
+  int64_t B, tokens, S, Hq, Hkv, D, past;
+  RK_DEV int64_t q_at(int64_t b, int64_t t, int64_t h) const { return ((b * tokens + t) * Hq + h) * D; }
+  RK_DEV int64_t k_at(int64_t b, int64_t s, int64_t h) const { return ((b * S + s) * Hkv + h) * D; }
+  RK_DEV int64_t row_at(int64_t b, int64_t h, int64_t t) const { return (b * Hq + h) * tokens + t; }
+  // Whether query t of sequence b sees key s.
+  RK_DEV bool sees(const int32_t* first, int64_t b, int64_t t, int64_t s) const {
+    return t < tokens && s < S && s <= past + t && !(first && s < first[b * tokens + t]);
+  }
+};
+
+RK_DEV int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+RK_DEV int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// One element of a gradient.
+template <class T>
+RK_DEV void put_as(const rk::GradOut& out, int64_t i, float value) {
+  T& to = static_cast<T*>(out.data)[i];
+  to = T(out.accumulate ? float(to) + value : value);
+}
+RK_DEV void put(const rk::GradOut& out, int64_t i, float value) {
+  if (out.is_bf16) {
+    put_as<bf16>(out, i, value);
+  } else {
+    put_as<float>(out, i, value);
+  }
+}
+
+template <class T>
+struct Forward {
+  Sizes n;
+  const T *q, *k, *v;
+  const int32_t* first;  // may be null
+  float scale;
+  T *y, *rest;  // rest may be null
+  float *top, *weight, *sums;
+  bool first_part, last_part;
+};
+
+template <class T>
+struct Backward {
+  Sizes n;
+  const T *q, *k, *v, *dy;
+  const int32_t* first;  // may be null
+  float scale;
+  const float *top, *weight, *delta;
+  rk::GradOut dq, dk, dv;
+};
+
+}  // namespace
+}  // namespace rookery::RK_BACKEND
