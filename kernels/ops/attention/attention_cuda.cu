@@ -46,8 +46,7 @@ __global__ void first_kernel(int32_t* first, const uint8_t* starts, const int32_
 
 // delta = y . dy of each query and head: a thread per pack, kTeam of them per row of D channels.
 template <int kTeam, class T>
-__global__ void __launch_bounds__(kThreads)
-    delta_kernel(float* delta, Sizes n, const T* y, const T* rest, const T* dy) {
+__global__ void delta_kernel(float* delta, Sizes n, const T* y, const T* rest, const T* dy) {
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x, row = thread / kTeam;
   const int64_t i = thread % kTeam * rk::kPack, rows = n.B * n.tokens * n.Hq;
   float sum = 0;

@@ -137,51 +137,52 @@ RK_DEV float quad_sum(float x) {
 template <int M>
 struct Queries {
   static constexpr int kRows = 64 * M;
+  const Sizes& n;
+  const int32_t* first;  // may be null
   Place place;
   int own = 16 * M * place.warp;  // first row of the warp
   int64_t b, h, g, begin;         // sequence, head, its key head, first query
   int64_t from, to;               // the keys that the block's queries see
   // Of the warp: keys that its first query sees, and its last one. Both grow with the queries.
   int first_from, first_to, last_from, last_to;
-  int row_from[M][2], row_to[M][2];  // of the thread's queries
 
-  RK_DEV Queries(const Sizes& n, const int32_t* first)
-      : b(blockIdx.z),
+  RK_DEV Queries(const Sizes& sizes, const int32_t* first_keys)
+      : n(sizes),
+        first(first_keys),
+        b(blockIdx.z),
         h(blockIdx.y),
         g(h * n.Hkv / n.Hq),
         begin(int64_t{gridDim.x - 1 - blockIdx.x} * kRows) {
-    const auto from_of = [&](int64_t t) { return first ? first[b * n.tokens + least(t, n.tokens - 1)] : 0; };
-    const auto to_of = [&](int64_t t) { return static_cast<int>(least(n.past + t + 1, n.S)); };
     from = most(0, from_of(begin));
     to = to_of(least(begin + kRows, n.tokens) - 1);
-    first_from = from_of(begin + own);
-    first_to = to_of(begin + own);
-    last_from = from_of(begin + own + 16 * M - 1);
-    last_to = to_of(begin + own + 16 * M - 1);
-#pragma unroll
-    for (int i = 0; i < M; ++i)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        row_from[i][half] = from_of(row(i, half));
-        row_to[i][half] = to_of(row(i, half));
-      }
+    const int64_t own_first = begin + own, own_last = own_first + 16 * M - 1;
+    first_from = from_of(own_first);
+    first_to = to_of(own_first);
+    last_from = from_of(own_last);
+    last_to = to_of(own_last);
   }
   RK_DEV int64_t row(int i, int half) const { return begin + own + 16 * i + 8 * half + place.row; }
+  // The keys [from_of(t), to_of(t)) are those that query t sees.
+  RK_DEV int from_of(int64_t t) const { return first ? first[b * n.tokens + least(t, n.tokens - 1)] : 0; }
+  RK_DEV int to_of(int64_t t) const { return static_cast<int>(least(n.past + t + 1, n.S)); }
   RK_DEV bool sees_any(int64_t key) const { return key < last_to && key + kPassing > first_from; }
 
   // Of the 8 N keys from `key` on: the score of what a query does not see becomes -infinity.
   template <int N>
   RK_DEV void mask(float (&scores)[M][N][4], int64_t key) const {
     if (key >= last_from && key + 8 * N <= first_to) return;
+    const int own_key = static_cast<int>(key) + place.column;
 #pragma unroll
     for (int i = 0; i < M; ++i)
 #pragma unroll
-      for (int j = 0; j < N; ++j)
+      for (int half = 0; half < 2; ++half) {
+        const int row_from = from_of(row(i, half)), row_to = to_of(row(i, half));
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int s = static_cast<int>(key) + 8 * j + place.column + e % 2;
-          if (s < row_from[i][e / 2] || s >= row_to[i][e / 2]) scores[i][j][e] = -INFINITY;
+        for (int e = 0; e < 2 * N; ++e) {
+          const int s = own_key + e / 2 * 8 + e % 2;
+          if (s < row_from || s >= row_to) scores[i][e / 2][2 * half + e % 2] = -INFINITY;
         }
+      }
   }
 };
 
@@ -368,8 +369,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) query_gradient_mma(Backward<bf
           }
       add_product<M, N, P>(dq, ds, k_tiles, row);
     }
-    rk::cp_async_wait<0>();
-    __syncthreads();
+    arrive();
   }
 
 #pragma unroll
@@ -470,8 +470,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) key_gradient_mma(Backward<bf16
       add_product<1, N, P>(dv, p, dy_tiles, buffer * kPassing + part);
       add_product<1, N, P>(dk, ds, q_tiles, buffer * kPassing + part);
     }
-    rk::cp_async_wait<0>();
-    __syncthreads();
+    arrive();
   }
 
 #pragma unroll

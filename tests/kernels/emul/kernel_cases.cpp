@@ -59,12 +59,13 @@ OpCase activations() {
   });
 }
 
-OpCase attention(int64_t D) {
-  OpCase c = make_case(
-      "attention", {{"q", {1, 40, 2, D}}, {"k", {1, 40, 1, D}}, {"v", {1, 40, 1, D}}}, [](const In& in) {
-        return Vars{ops::attention(in["q"], in["k"], in["v"], {0.3, 0, in["starts"].value(), {}})};
-      });
-  c.integers("starts", {1, 40}, DType::kU8, marks(40, {2, 35}));
+OpCase attention(int64_t D, int64_t T = 40) {
+  OpCase c =
+      make_case(str("attention of ", T), {{"q", {1, T, 2, D}}, {"k", {1, T, 1, D}}, {"v", {1, T, 1, D}}},
+                [](const In& in) {
+                  return Vars{ops::attention(in["q"], in["k"], in["v"], {0.3, 0, in["starts"].value(), {}})};
+                });
+  c.integers("starts", {1, T}, DType::kU8, marks(T, {2, T - 5}));
   return c;
 }
 
@@ -318,6 +319,8 @@ std::vector<KernelCase> kernel_cases(DType dtype, int64_t head) {
        {activations(), attention(head), attention_in_parts(), cross_entropy(), embedding(), goose(), linear(),
         norms(), rope(), token_shift(), norm_shift(), wkv5(head), wkv6(head), wkv7(head)})
     cases.push_back({c.name(), c.on_emul(dtype)});
+  // Has kernels of its own for bf16, by tiles of 64 tokens which are copied in the background.
+  cases.push_back({"attention in bf16", attention(8, 70).on_emul(DType::kBF16)});
   return cases;
 }
 
