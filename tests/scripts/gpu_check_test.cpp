@@ -24,7 +24,7 @@ TEST(GpuCheck, EndsWithUnavailableWhereThereIsNoGpu) {
   TempDir dir;
   const ProgramResult result = gpu_check({"--out", dir.path().string()});
   EXPECT_EQ(result.code, 69) << result.err;
-  EXPECT_NE(result.err.find("no GPU that can be used: "), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("no GPU that can be used: CUDA "), std::string::npos) << result.err;
   EXPECT_FALSE(fs::exists(dir.path() / "gpu-check.json"));
 }
 
