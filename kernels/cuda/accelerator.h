@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/blas_lt.h"
@@ -45,6 +46,7 @@ class GpuAccelerator : public Accelerator {
   int index_;
   std::string name_;
   bool capturing_ = false;
+  std::vector<std::byte*> freed_in_capture_;
   std::optional<Stream> stream_;  // made once the GPU is chosen
   std::optional<Staging> staging_;
   std::optional<BlasLt> blas_;

@@ -3,6 +3,8 @@
 
 #include <nvtx3/nvToolsExt.h>
 
+#include <utility>
+
 #include "kernels/base/error.h"
 #include "kernels/cuda/accelerator.h"
 #include "kernels/cuda/elementwise.h"
@@ -29,6 +31,7 @@ class Readback : public Pending {
     RK_CUDA(cudaMemcpyAsync(memory_.data(), from, bytes, cudaMemcpyDeviceToHost, stream.native()));
     stream.record(done_);
   }
+  ~Readback() override { done_.finish(); }  // the copy may be under way where nobody waited for it
   const std::byte* wait() override {
     done_.synchronize();
     return memory_.data();
@@ -93,6 +96,7 @@ std::byte* GpuAccelerator::allocate(size_t bytes) {
 }
 
 void GpuAccelerator::free(std::byte* data) noexcept {
+  if (capturing_) return freed_in_capture_.push_back(data);  // cudaFree would end the capture
   cudaSetDevice(index_);
   cudaFree(data);
 }
@@ -118,6 +122,7 @@ void GpuAccelerator::download(const std::byte* from, void* host, size_t bytes) {
 }
 
 std::unique_ptr<Pending> GpuAccelerator::begin_download(const std::byte* from, size_t bytes) {
+  RK_CHECK(!capturing_, "[capture] a graph has no host to send to");
   use();
   return std::make_unique<Readback>(from, bytes, *stream_);
 }
@@ -148,16 +153,20 @@ std::unique_ptr<Replay> GpuAccelerator::capture(const std::function<void()>& wor
   RK_CUDA(cudaStreamBeginCapture(stream_->native(), cudaStreamCaptureModeThreadLocal));
   capturing_ = true;
   cudaGraph_t graph = nullptr;
+  auto end_capture = [&] {
+    capturing_ = false;
+    const cudaError_t error = cudaStreamEndCapture(stream_->native(), &graph);
+    for (std::byte* data : std::exchange(freed_in_capture_, {})) free(data);
+    return error;
+  };
   try {
     work();
   } catch (...) {
-    capturing_ = false;
-    cudaStreamEndCapture(stream_->native(), &graph);
+    end_capture();
     if (graph != nullptr) cudaGraphDestroy(graph);
     throw;
   }
-  capturing_ = false;
-  RK_CUDA(cudaStreamEndCapture(stream_->native(), &graph));
+  RK_CUDA(end_capture());
   const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> owner(graph, &cudaGraphDestroy);
   return std::make_unique<Graph>(graph, *this);
 }

@@ -79,6 +79,12 @@ std::byte* Arena::obtain_on_accelerator(size_t bytes) {
   if (std::byte* data = accelerator_->allocate(bytes)) return data;
   free_cache();
   if (std::byte* data = accelerator_->allocate(bytes)) return data;
+  // The slab of other steps, which find another one when they come again.
+  if (slab_ != nullptr && slab_live_ == 0 && !replaying_) {
+    give_up(slab_, std::exchange(slab_bytes_, 0), kStep);
+    slab_ = nullptr;
+    if (std::byte* data = accelerator_->allocate(bytes)) return data;
+  }
   const Accelerator::Memory memory = accelerator_->memory();
   std::string held;
   for (const Owned& o : owners_)

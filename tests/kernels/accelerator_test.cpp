@@ -200,6 +200,27 @@ TEST(Accelerator, OverwrittenGuardsAreFound) {
   EXPECT_EQ(gpu.device.arena().damaged_blocks(), 1);
 }
 
+// A step under a new key, which takes its memory piece by piece, has room where the slab of another lies
+// idle.
+TEST(Accelerator, AnIdleSlabMakesRoom) {
+  Gpu gpu(10 << 20);
+  Arena& arena = gpu.device.arena();
+  auto step = [&](const char* key) {
+    arena.begin_step(key);
+    { const Tensor t = empty({6 << 20}, DType::kU8, gpu.device); }
+    arena.end_step();
+  };
+  for (int i = 0; i < 3; ++i) step("train");
+  EXPECT_TRUE(arena.repeats("train"));
+  const std::byte* slab = arena.slab();
+  EXPECT_NE(slab, nullptr);
+  step("eval");
+  EXPECT_EQ(arena.slab(), nullptr);
+  EXPECT_FALSE(arena.repeats("train"));
+  for (const char* key : {"train", "eval", "train"}) step(key);
+  EXPECT_TRUE(arena.repeats("train"));
+}
+
 TEST(Accelerator, OutOfMemoryTellsWhoHoldsIt) {
   Gpu gpu(10 << 20);
   const Arena::Owner owner(gpu.device.arena(), "parameters");

@@ -71,7 +71,7 @@ void TrainStep::run_or_replay() {
   std::vector<const std::byte*> addresses{device.arena().slab()};
   for (const DeviceBatch& batch : batches_)
     for (const Tensor* t : {&batch.x, &batch.doc_start, &batch.rows, &batch.y}) addresses.push_back(t->raw());
-  if (addresses != addresses_) graph_ = nullptr;
+  if (addresses != addresses_ || targets_ != noted_targets_) graph_ = nullptr;
   if (!graph_ && device.arena().repeats("train")) {
     try {
       graph_ = device.capture(everything);
@@ -79,6 +79,7 @@ void TrainStep::run_or_replay() {
       fail(e.code(), e.id(), "graph: a step could not be noted: ", e.what(), "; mend it by graph: off");
     }
     addresses_ = addresses;
+    noted_targets_ = targets_;
     if (on_graph_) on_graph_();
   }
   graph_ ? graph_->run() : everything();

@@ -50,6 +50,7 @@ class TrainStep {
   Report report_{};
   std::unique_ptr<Replay> graph_;
   std::vector<const std::byte*> addresses_;  // that the graph was noted with
+  int64_t noted_targets_ = 0;                // and by which it divides losses
 };
 
 }  // namespace rookery::loop
