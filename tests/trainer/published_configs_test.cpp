@@ -167,7 +167,8 @@ TEST(PublishedConfigs, TrainingFlopsPerToken) {
   const std::vector<Expected> table = {
       {"eagle/eagle-1.5b-world", {}, 1.44, 0},
       {"finch/finch-1.6b-world", {}, 1.465, 8.86},
-      {"goose/goose-1.5b-world", {}, 1.393, 8.44},
+      // The table gives the first block a value residual, 2 x 2048 x 64, which it does not have.
+      {"goose/goose-1.5b-world", {}, 1.393 - 262144e-9, 8.44},
       {"llama/llama-2-7b",
        {"model.num_layers=24", "model.hidden_size=2048", "model.num_heads=16", "model.num_kv_heads=16",
         "model.head_size=128", "model.ffn_size=5504", "model.vocab_size=65536", "data.seq_len=4096"},
@@ -180,8 +181,7 @@ TEST(PublishedConfigs, TrainingFlopsPerToken) {
     const loop::Session session = loop::make_session(std::move(config), DeviceType::kMeta);
     const double flops = loop::train_flops_per_token(*session.model, T),
                  mixer = 3 * session.model->mixer_flops_per_token(T);
-    // The table gives the first block of Goose a value residual, which it does not have.
-    EXPECT_NEAR((flops - mixer) / 6e9, e.parameters, e.flops > 0 ? 1e-3 : 5e-3);
+    EXPECT_NEAR((flops - mixer) / 6e9, e.parameters, e.flops > 0 ? 5e-4 : 5e-3);
     if (e.flops > 0) {
       EXPECT_NEAR(flops / 1e9, e.flops, 5e-3);
     }

@@ -124,8 +124,8 @@ void RunConfig::fields(Visitor& v) {
     "fp64, on the CPU alone)")
       .one_of({"fp32", "bf16", "fp64"});
   v("device", device,
-    "what computes; auto: a GPU where there is one that can be used, else the CPU; emul: the GPU's kernels "
-    "emulated on the CPU, for tests")
+    "what computes; auto: the CPU, as long as training on a GPU was seen under emulation alone; emul: the "
+    "GPU's kernels emulated on the CPU, for tests")
       .one_of({"auto", "cpu", "cuda", "emul"});
   v("graph", graph,
     "auto: on a GPU the whole step is noted as a CUDA graph once its memory repeats, and replayed; off: "
