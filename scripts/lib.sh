@@ -1,5 +1,5 @@
 # lib.sh: what the scripts share; they source it from the project root. Exit codes as in docs/exit-codes.md.
-readonly EX_USAGE=64 EX_DATA=65 EX_NOINPUT=66 EX_UNAVAILABLE=69
+readonly EX_USAGE=64 EX_DATA=65 EX_NOINPUT=66 EX_UNAVAILABLE=69 EX_CANTCREAT=73
 
 say() { printf '== %s\n' "$*" >&2; }
 die() { # CODE MESSAGE

@@ -162,10 +162,6 @@ BlasLt::BlasLt(const Stream& stream, std::string gpu, bool deterministic, const 
 }
 
 BlasLt::~BlasLt() {
-  if (measured_) {
-    read_cache();  // other processes may have written meanwhile
-    write_cache();
-  }
   plans_.clear();
   cudaFree(workspace_);
   lt().cublasLtDestroy(handle_);
@@ -273,7 +269,8 @@ void BlasLt::choose(Plan& plan, const Product& p, bool capturing) {
     }
   }
   chosen_[plan.key] = words_of(plan.algo);
-  measured_ = true;
+  read_cache();  // other processes may have written meanwhile
+  write_cache();
 }
 
 // The fastest of a few runs; infinite where the algorithm does not run.

@@ -51,7 +51,6 @@ class BlasLt {
   void* workspace_ = nullptr;
   std::map<ProductKey, std::unique_ptr<Plan>> plans_;
   ProductChoices chosen_;  // as the file has it
-  bool measured_ = false;  // here: the file does not have all of them
 };
 
 }  // namespace rookery::cuda

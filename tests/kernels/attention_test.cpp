@@ -51,14 +51,15 @@ ops::AttentionOptions options_of(const Sizes& n, double scale, const Named<Var>&
           n.document.empty() ? Tensor() : in["document"].value()};
 }
 
-OpCase attention_case(const Sizes& n, double scale, Uniform range = {-2, 2}, bool gradients = true) {
+OpCase attention_case(const Sizes& n, double scale, Uniform range = {-2, 2}, bool gradients = true,
+                      Uniform keys = {0, 0}) {
   OpCase c(str("attention B", n.B, " T", n.T, " Hq", n.Hq, " Hkv", n.Hkv, " D", n.D, " past", n.past, " room",
                n.room, " documents", n.starts.size()));
   auto input = [&](const char* name, const Shape& shape, Uniform of) {
     gradients ? c.input(name, shape, of) : c.constant(name, shape, random_values(name, shape.numel(), of));
   };
   input("q", {n.B, n.T, n.Hq, n.D}, range);
-  input("k", {n.B, n.keys(), n.Hkv, n.D}, range);
+  input("k", {n.B, n.keys(), n.Hkv, n.D}, keys.low < keys.high ? keys : range);
   input("v", {n.B, n.keys(), n.Hkv, n.D}, {-1, 1});
   Values starts(static_cast<size_t>(n.B * n.T));
   for (const int64_t at : n.starts) starts[at] = 1;
@@ -157,6 +158,16 @@ TEST(Attention, LargeScores) {
   c.bf16_nmse = 5e-3;  // ds is rounded: where two keys compete, most of dq = sum ds k cancels
   c.step = 1e-5;       // the softmax bends within a step of 1 / (10 x 8)
   c.gradient_error = 1e-5;
+  c.check();
+}
+
+// All far below zero, with rows behind the last query in its tile.
+TEST(Attention, LargeNegativeScores) {
+  OpCase c = attention_case({1, 70, 1, 1, 4}, 1, {6, 8}, true, {-8, -6});
+  c.f32_nmse = 1e-9;   // scores of 200 have an error of 1e-5
+  c.bf16_nmse = 5e-3;  // as above
+  c.step = 1e-4;
+  c.gradient_error = 1e-6;
   c.check();
 }
 

@@ -44,7 +44,9 @@ double number_of(const json& object, const char* key) {
 std::vector<fs::path> files(const fs::path& folder, const std::string& start) {
   std::vector<fs::path> found;
   for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.path().filename().string().starts_with(start)) found.push_back(entry.path());
+    // A stage that was cut short leaves its result as .part.
+    if (entry.path().filename().string().starts_with(start) && entry.path().extension() != ".part")
+      found.push_back(entry.path());
   std::sort(found.begin(), found.end());
   return found;
 }

@@ -9,9 +9,8 @@
 
 namespace rookery::loop {
 
-// auto: a GPU where there is one, it can be used and has a kernel for each operation of the run; else the
-// CPU. cuda, emul: Error kUnavailable: DEV-02 to DEV-06 (kernels/cuda/device.h), or DEV-01, which names the
-// operation that has no kernel.
+// cuda, emul: Error kUnavailable: DEV-02 to DEV-06 (kernels/cuda/device.h), or DEV-01, which names the
+// operation that has no kernel. auto: the CPU.
 std::unique_ptr<Device> make_device(const config::RunConfig& config);
 // A device of this type for the configuration's keys, whatever has a kernel for it.
 std::unique_ptr<Device> open_device(const config::RunConfig& config, DeviceType type);

@@ -71,18 +71,22 @@ void TrainStep::run_or_replay() {
   std::vector<const std::byte*> addresses{device.arena().slab()};
   for (const DeviceBatch& batch : batches_)
     for (const Tensor* t : {&batch.x, &batch.doc_start, &batch.rows, &batch.y}) addresses.push_back(t->raw());
-  if (addresses != addresses_ || targets_ != noted_targets_) graph_ = nullptr;
-  if (!graph_ && device.arena().repeats("train")) {
+  // A graph holds for the addresses and the count of the step before, and the slab that its plan needs.
+  if (addresses != addresses_ || targets_ != noted_targets_ || !device.arena().repeats("train")) {
+    graph_ = nullptr;
+    addresses_ = std::move(addresses);
+    noted_targets_ = targets_;
+    return everything();
+  }
+  if (!graph_) {
     try {
       graph_ = device.capture(everything);
     } catch (const Error& e) {
       fail(e.code(), e.id(), "graph: a step could not be noted: ", e.what(), "; mend it by graph: off");
     }
-    addresses_ = addresses;
-    noted_targets_ = targets_;
     if (on_graph_) on_graph_();
   }
-  graph_ ? graph_->run() : everything();
+  graph_->run();
 }
 
 TrainStep::Report TrainStep::run(const std::vector<data::Batch>& batches, double lr) {

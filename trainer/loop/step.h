@@ -49,8 +49,8 @@ class TrainStep {
   Tensor seed_;  // the gradient of a loss: 1
   Report report_{};
   std::unique_ptr<Replay> graph_;
-  std::vector<const std::byte*> addresses_;  // that the graph was noted with
-  int64_t noted_targets_ = 0;                // and by which it divides losses
+  std::vector<const std::byte*> addresses_;  // of the last step that was no graph, slab first
+  int64_t noted_targets_ = 0;                // by which it divided losses
 };
 
 }  // namespace rookery::loop

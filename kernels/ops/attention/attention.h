@@ -51,7 +51,7 @@ struct AttentionArgs {
   int64_t past;
   Tensor y;
   // [B, Hq, T], f32 beside bf16: largest score of a query, 1 / sum of exp(scale (score - top)). For bf16 on a
-  // GPU top is a power of two: attention_mma.h
+  // GPU top is a whole number, the exponent of a power of two: attention_mma.h
   Tensor top, weight;
   Tensor first;    // i32 [B, T]: the first key that a query sees; undefined: all of its past
   Tensor scratch;  // [threads, attention_forward_scratch]; CPU only

@@ -421,7 +421,8 @@ __global__ void __launch_bounds__(kMmaThreads, 2) key_gradient_mma(Backward<bf16
     load_tile<P, kPassing>(dy_tiles + buffer * kPassing, a.dy + head, stride, t0, n.tokens, n.D, aligned);
     if (threadIdx.x < kPassing) {
       const int64_t t = t0 + threadIdx.x, row = n.row_at(b, h, least(t, n.tokens - 1));
-      of_query[buffer][0][threadIdx.x] = a.top[row];
+      // Behind the last query scores are 0: with its top, weights could be infinite.
+      of_query[buffer][0][threadIdx.x] = t < n.tokens ? a.top[row] : 0.f;
       of_query[buffer][1][threadIdx.x] = t < n.tokens ? a.weight[row] : 0.f;
       of_query[buffer][2][threadIdx.x] = a.delta[row];
       first[buffer][threadIdx.x] = a.first ? a.first[b * n.tokens + least(t, n.tokens - 1)] : 0;
