@@ -85,14 +85,17 @@ struct Kernel {
   const char* name;
   void (*body[5])(const Args&);
 
-  // Does nothing on kMeta, but throws as the device it plans for would.
+  // Does nothing on kMeta, but throws as the device it plans for would; a GPU can be planned for without
+  // CUDA, where the same kernel is there for kEmul.
   void operator()(const Device& device, const Args& args) const {
     const DeviceType target = device.target();
     const auto run = body[target == DeviceType::kEmul   ? 3
                           : target == DeviceType::kCuda ? 4
                                                         : static_cast<int>(device.isa())];
-    if (run == nullptr) refuse_device(name, device);
-    if (device.type() == DeviceType::kMeta) return;
+    const bool only_planned = device.type() == DeviceType::kMeta;
+    if (run == nullptr && !(only_planned && target == DeviceType::kCuda && body[3] != nullptr))
+      refuse_device(name, device);
+    if (only_planned) return;
     const Range range(device, name);
     run(args);
   }

@@ -68,15 +68,19 @@ void TrainStep::run_or_replay() {
   // A profile has each operation, a graph is one.
   if (session_.config.graph == "off" || device.type() == DeviceType::kCpu || device.profile != nullptr)
     return everything();
-  std::vector<const std::byte*> addresses{device.arena().slab()};
-  for (const DeviceBatch& batch : batches_)
-    for (const Tensor* t : {&batch.x, &batch.doc_start, &batch.rows, &batch.y}) addresses.push_back(t->raw());
+  const auto addresses = [&] {
+    std::vector<const std::byte*> all{device.arena().slab()};
+    for (const DeviceBatch& batch : batches_)
+      for (const Tensor* t : {&batch.x, &batch.doc_start, &batch.rows, &batch.y}) all.push_back(t->raw());
+    return all;
+  };
   // A graph holds for the addresses and the count of the step before, and the slab that its plan needs.
-  if (addresses != addresses_ || targets_ != noted_targets_ || !device.arena().repeats("train")) {
+  if (addresses() != addresses_ || targets_ != noted_targets_ || !device.arena().repeats("train")) {
     graph_ = nullptr;
-    addresses_ = std::move(addresses);
+    everything();
+    addresses_ = addresses();
     noted_targets_ = targets_;
-    return everything();
+    return;
   }
   if (!graph_) {
     try {
