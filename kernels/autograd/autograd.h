@@ -51,15 +51,16 @@ std::vector<Tensor> dear(std::initializer_list<Var> inputs,
 
 // How the global tensor is cut over ranks: plain data, parallel/ gives it meaning.
 struct ShardSpec {
-  int split_dim = -1;         // -1: whole
-  bool partial_grad = false;  // each rank holds a part of the sum
+  int split_dim = -1;           // -1: every rank has the whole
+  int64_t part = 0, parts = 1;  // this rank's of so many equal parts
 };
 
 // A named leaf. Its tensors lie in the flat buckets of a ParamStore (parallel/shard).
 struct Parameter {
   std::string name;  // as in published checkpoints: "blocks.0.att.key.weight"
-  Shape global;      // shape of the whole tensor; master has the local one
+  Shape global;      // shape of the whole tensor
   ShardSpec spec;
+  Shape local() const;  // of this rank's part: the shape of the tensors below
   Tensor master, grad;  // grad: f32 where operations get bf16
   Tensor compute;       // the bf16 copy of master that operations get; undefined: they get master
   bool trainable = true;

@@ -30,6 +30,12 @@ int32_t Tape::add_slot(const Tensor& value) {
   return static_cast<int32_t>(slots_.size()) - 1;
 }
 
+Shape Parameter::local() const {
+  std::vector<int64_t> dims(global.begin(), global.end());
+  if (spec.split_dim >= 0) dims[static_cast<size_t>(spec.split_dim)] /= spec.parts;
+  return Shape(std::span<const int64_t>(dims));
+}
+
 Var Tape::leaf(Parameter& parameter) {
   if (!parameter.trainable) return Var(parameter.value());
   auto [it, inserted] = leaves_.try_emplace(&parameter, -1);

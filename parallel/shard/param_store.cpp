@@ -2,12 +2,13 @@
 
 namespace rookery {
 
-ParamStore::ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device, Copies copies)
-    : parameters_(std::move(parameters)) {
+ParamStore::ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device, const Mesh& mesh,
+                       Copies copies)
+    : parameters_(std::move(parameters)), mesh_(mesh) {
   constexpr int64_t kAlignElements = 16;
   int64_t end = 0;
   for (const Parameter* p : parameters_) {
-    ranges_.push_back({end, end + p->global.numel()});
+    ranges_.push_back({end, end + p->local().numel()});
     end = (ranges_.back().end + kAlignElements - 1) / kAlignElements * kAlignElements;
   }
   auto bucket = [&](const char* owner, DType type) {
@@ -20,7 +21,7 @@ ParamStore::ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& 
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = *parameters_[i];
     auto own = [&](const Tensor& from) {
-      return from.narrow(ranges_[i].begin, p.global.numel()).reshape(p.global);
+      return from.narrow(ranges_[i].begin, p.local().numel()).reshape(p.local());
     };
     p.master = own(masters_);
     p.grad = own(grads_);
@@ -45,6 +46,10 @@ void ParamStore::begin_step() {
 void ParamStore::finish_reduction() {
   for (Parameter* p : parameters_)
     if (!p->grad_written) fill_zero(p->grad);
+  if (mesh_.degree(Axis::kTensor) > 1)
+    for (Parameter* p : parameters_)
+      if (p->spec.split_dim < 0) mesh_.axis(Axis::kTensor).all_reduce(p->grad, Reduce::kSum);
+  if (mesh_.replicas().size() > 1) mesh_.replicas().all_reduce(grads_, Reduce::kSum);
 }
 
 }  // namespace rookery

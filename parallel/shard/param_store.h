@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/autograd/autograd.h"
+#include "parallel/mesh/mesh.h"
 
 namespace rookery {
 
@@ -15,7 +16,8 @@ class ParamStore {
   enum class Copies : uint8_t { kNone, kBf16 };
   // Gives each parameter its master and grad, and its copy if there are any; the buckets are zero at first.
   // dtype: f32, or f64 for checks.
-  ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device, Copies copies = Copies::kNone);
+  ParamStore(std::vector<Parameter*> parameters, DType dtype, Device& device,
+             const Mesh& mesh = Mesh::single(), Copies copies = Copies::kNone);
 
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   // Elements [begin, end) of the buckets. Each parameter begins at a multiple of 64 bytes; the gaps stay
@@ -31,8 +33,11 @@ class ParamStore {
   Device& device() const { return masters_.device(); }
   int64_t num_elements() const;  // without the gaps
 
-  void begin_step();        // the first gradient of each parameter overwrites
-  void finish_reduction();  // gradients complete; those that nothing wrote are zero
+  void begin_step();  // the first gradient of each parameter overwrites
+  // Gradients complete: summed over the replicas and, of parameters that every tensor rank has whole, over
+  // the tensor axis (what flows along the residual stream backward is a part of a sum on each of these
+  // ranks). Those that nothing wrote are zero.
+  void finish_reduction();
   // Whoever writes masters says so by this: their copies become the same numbers. (The optimizer writes
   // both.)
   void publish();
@@ -40,6 +45,7 @@ class ParamStore {
  private:
   std::vector<Parameter*> parameters_;
   std::vector<Range> ranges_;
+  const Mesh& mesh_;
   Tensor masters_, grads_, copies_;
 };
 

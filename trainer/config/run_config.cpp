@@ -13,6 +13,7 @@ namespace rookery::config {
 namespace {
 constexpr double kMostSteps = 1e12;  // far beyond any run; keeps sums of steps inside 64 bits
 constexpr double kMostBatch = 1e9;
+constexpr double kMostRanks = 1 << 15;  // four axes of it fit 64 bits
 }  // namespace
 
 void register_model_config(const std::string& arch, Registry<ModelConfig>::Factory factory) {
@@ -75,6 +76,25 @@ void OptimConfig::fields(Visitor& v) {
   v("eps", eps, "added to the root of the second moment").positive();
   v("weight_decay", weight_decay, "decoupled decay of the large matrices").at_least(0);
   v("grad_clip", grad_clip, "limit of the global gradient norm; 0: no clipping").at_least(0);
+}
+
+MeshDegrees MeshConfig::degrees(int64_t world) const {
+  MeshDegrees degrees{pipe, data, seq, tensor, expert};
+  if (data == 0) degrees.data = std::max<int64_t>(1, world / (seq * tensor * pipe));
+  return degrees;
+}
+
+void MeshConfig::fields(Visitor& v) {
+  v("data", data, "ranks, or groups of them, that compute other sequences of the batch; 0: all that are left")
+      .between(0, kMostRanks);
+  v("seq", seq, "ranks that share the tokens of a sequence").between(1, kMostRanks);
+  v("tensor", tensor, "ranks that share heads, hidden channels and vocabulary").between(1, kMostRanks);
+  v("pipe", pipe, "ranks that share the blocks").between(1, kMostRanks);
+  v("expert", expert, "ranks that share the experts, out of data x seq").between(1, kMostRanks);
+  v("zero", zero,
+    "what the ranks of data x seq divide among themselves: 0 nothing; 1 moments; 2 gradients too; 3 "
+    "parameters too")
+      .between(0, 3);
 }
 
 void CheckpointConfig::fields(Visitor& v) {
@@ -140,6 +160,7 @@ void RunConfig::fields(Visitor& v) {
   v("data", data, "tokens to train and evaluate on");
   v("recipe", recipe, "what one step is and how many there are");
   v("optim", optim, "AdamW and its schedule");
+  v("mesh", mesh, "how the ranks divide the work; with one rank there is nothing to divide");
   v("checkpoint", checkpoint, "when to save and what to keep");
   v("eval", eval, "evaluation during training");
   v("log", log, "progress line and metrics");
@@ -157,13 +178,33 @@ std::string multiples_around(int64_t value, int64_t unit) {
 
 void check_batch(const RunConfig& c, int64_t world, std::vector<Finding>& findings) {
   const int64_t micro = c.recipe->micro_batch_size, global = c.recipe->global_batch_size;
-  const int64_t unit = micro * world;  // both are bounded, so the product fits
+  const int64_t ranks = c.mesh.degrees(world).data;
+  const int64_t unit = micro * ranks;  // both are bounded, so the product fits
   if (global % unit != 0) {
     findings.push_back(
         {"recipe.global_batch_size",
-         str("global_batch_size ", global, " is not divisible by micro_batch_size ", micro, " x ", world,
-             world == 1 ? " rank = " : " ranks = ", unit, "; use ", multiples_around(global, unit))});
+         str("global_batch_size ", global, " is not divisible by micro_batch_size ", micro, " x ", ranks,
+             world == ranks ? "" : " data-parallel", ranks == 1 ? " rank = " : " ranks = ", unit, "; use ",
+             multiples_around(global, unit))});
   }
+}
+
+// Ranks are what was started; the axes must use up all of them.
+void check_mesh(const RunConfig& c, int64_t world, std::vector<Finding>& findings) {
+  const MeshConfig& m = c.mesh;
+  const MeshDegrees degrees = m.degrees(world);
+  const int64_t others = m.seq * m.tensor * m.pipe;
+  if (degrees.world() != world)
+    findings.push_back(
+        {"mesh", str("data ", degrees.data, " x seq ", m.seq, " x tensor ", m.tensor, " x pipe ", m.pipe,
+                     " = ", degrees.world(), " ranks, started ", world == 1 ? "is 1" : str("are ", world),
+                     "; start ", m.data == 0 ? str("a multiple of ", others) : str(degrees.world()),
+                     world % others == 0 ? str(", or set mesh.data to ", world / others) : "")});
+  if (degrees.data * degrees.seq % degrees.expert != 0)
+    findings.push_back({"mesh.expert", str("expert ", m.expert, " does not divide data ", degrees.data,
+                                           " x seq ", m.seq, " = ", degrees.data * degrees.seq)});
+  if (c.data.seq_len % degrees.seq != 0)
+    findings.push_back({"mesh.seq", str("seq ", m.seq, " does not divide data.seq_len ", c.data.seq_len)});
 }
 
 void check_length(const RunConfig& c, std::vector<Finding>& findings) {
@@ -247,6 +288,7 @@ void RunConfig::validate(int64_t world, const Origins& origins) const {
   RK_CHECK(world >= 1, "[config] world is ", world);
   std::vector<Finding> findings;
   check_data(*this, findings);
+  check_mesh(*this, world, findings);
   check_batch(*this, world, findings);
   check_schedule(optim, findings);
   check_length(*this, findings);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/mesh/degrees.h"
 #include "trainer/config/fields.h"
 #include "trainer/config/reader.h"
 #include "trainer/config/writers.h"
@@ -115,6 +116,13 @@ struct HardwareConfig {
   void fields(Visitor& v);
 };
 
+struct MeshConfig {
+  int64_t data = 0, seq = 1, tensor = 1, pipe = 1, expert = 1, zero = 1;
+  // data 0: what the other axes leave of so many ranks.
+  MeshDegrees degrees(int64_t world) const;
+  void fields(Visitor& v);
+};
+
 struct RunConfig {
   std::string name;
   fs::path run_dir;
@@ -127,6 +135,7 @@ struct RunConfig {
   DataConfig data;
   Selected<RecipeConfig> recipe;
   OptimConfig optim;
+  MeshConfig mesh;
   CheckpointConfig checkpoint;
   EvalConfig eval;
   LogConfig log;
@@ -136,7 +145,7 @@ struct RunConfig {
 
   // Valid after validate().
   int64_t grad_accum_steps(int64_t world) const {
-    return recipe->global_batch_size / (recipe->micro_batch_size * world);
+    return recipe->global_batch_size / (recipe->micro_batch_size * mesh.degrees(world).data);
   }
   int64_t tokens_per_step() const { return recipe->global_batch_size * data.seq_len; }
   int64_t total_steps() const {

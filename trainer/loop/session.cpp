@@ -12,8 +12,9 @@ Session make_session(config::RunConfig config, DeviceType type) {
   return make_session(std::move(config), std::make_unique<Device>(type, threads));
 }
 
-Session make_session(config::RunConfig config, std::unique_ptr<Device> device) {
+Session make_session(config::RunConfig config, std::unique_ptr<Device> device, const Mesh& mesh) {
   Session s;
+  s.mesh = &mesh;
   s.config = std::move(config);
   s.device = std::move(device);
   const bool bf16 = s.config.precision == "bf16", on_cpu = s.device->target() == DeviceType::kCpu;
@@ -27,7 +28,7 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device) {
   s.model = make_model(*s.config.model);
   if (s.config.recipe) s.model->recompute = recompute_from_string(s.config.recipe->recompute);
   s.store = std::make_unique<ParamStore>(
-      s.model->parameters.all(), s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device,
+      s.model->parameters.all(), s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device, mesh,
       bf16 && !on_cpu ? ParamStore::Copies::kBf16 : ParamStore::Copies::kNone);
   return s;
 }

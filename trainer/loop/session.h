@@ -12,7 +12,8 @@ namespace rookery::loop {
 
 struct Session {
   config::RunConfig config;
-  std::unique_ptr<Device> device;  // before what lives on it
+  const Mesh* mesh = &Mesh::single();  // outlives the session
+  std::unique_ptr<Device> device;      // before what lives on it
   std::unique_ptr<Model> model;
   std::unique_ptr<ParamStore> store;
   int64_t step = 0;                  // of the checkpoint the weights are from; 0: none
@@ -24,7 +25,8 @@ struct Session {
 // the CPU matrix products round their operands, on a GPU all activations and the parameters that operations
 // read are bf16. Throws kUnavailable for bf16 on a processor or build without it.
 Session make_session(config::RunConfig config, DeviceType type = DeviceType::kCpu);
-Session make_session(config::RunConfig config, std::unique_ptr<Device> device);
+Session make_session(config::RunConfig config, std::unique_ptr<Device> device,
+                     const Mesh& mesh = Mesh::single());
 
 // The weights that a path holds (Weights tells which paths), and their model. threads 0: all cores.
 Session load_session(const std::filesystem::path& path, int64_t threads = 0);

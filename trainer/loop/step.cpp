@@ -22,6 +22,7 @@ void TrainStep::load(const std::vector<data::Batch>& batches) {
     recipe_.prepare(batches[i], device, batches_[i]);
     targets_ += batches_[i].y.numel();
   }
+  targets_ *= session_.mesh->replicas().size();  // whose batches have the same shape
   const DType dtype = session_.store->dtype();
   if (!seed_.defined()) {
     const double one = 1;
@@ -41,7 +42,7 @@ void TrainStep::work(size_t micro_batches) {
     const double start = steady_now();
     Tape tape;
     nn::SeqContext seq;
-    nn::Context cx{&tape, seq};
+    nn::Context cx{&tape, seq, *session_.mesh};
     std::optional<Range> range(std::in_place, *session_.device, "forward", Profile::Kind::kPhase);
     const ops::LossOut loss =
         recipe_.loss(*session_.model, batches_[i], cx, targets_, static_cast<int64_t>(batches_.size()));
@@ -55,6 +56,8 @@ void TrainStep::work(size_t micro_batches) {
     copy(loss.loss.value(), losses_.narrow(static_cast<int64_t>(i), 1));
   }
   session_.store->finish_reduction();
+  if (Communicator& replicas = session_.mesh->replicas(); replicas.size() > 1)
+    replicas.all_reduce(losses_, Reduce::kSum);
   const double start = steady_now();
   const Range range(*session_.device, "optimizer", Profile::Kind::kPhase);
   optim_.launch(losses_);

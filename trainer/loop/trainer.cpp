@@ -70,13 +70,8 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
 }
 
 std::vector<data::Batch> Trainer::next_batches() {
-  const config::RunConfig& c = session_.config;
   const Range range(*session_.device, "data", Profile::Kind::kPhase);
-  std::vector<data::Batch> batches;
-  const int64_t rows = c.recipe->micro_batch_size;
-  for (int64_t i = 0; i < c.grad_accum_steps(1); ++i)
-    batches.push_back(loader_->next(state_.samples + i * rows, rows));
-  return batches;
+  return read_step(*loader_, session_.config, *session_.mesh, state_.samples);
 }
 
 ExitCode Trainer::run() {
@@ -192,7 +187,7 @@ void Trainer::evaluate() {
       session_.device->arena().begin_step(str("eval ", batch.rows));
       {
         nn::SeqContext seq;
-        nn::Context cx{nullptr, seq};
+        nn::Context cx{nullptr, seq, *session_.mesh};
         result.add(recipe_->evaluate(*session_.model, recipe_->prepare(batch, *session_.device), cx));
       }
       session_.device->arena().end_step();
@@ -292,7 +287,16 @@ AdamwConfig make_adamw_config(const config::RunConfig& c) {
   return {c.optim.beta1, c.optim.beta2, c.optim.eps, c.optim.weight_decay, c.optim.grad_clip};
 }
 
-std::unique_ptr<data::Loader> make_loader(const config::RunConfig& c, int64_t vocab_size) {
+std::vector<data::Batch> read_step(data::Loader& loader, const config::RunConfig& c, const Mesh& mesh,
+                                   int64_t first_sample) {
+  std::vector<data::Batch> batches;
+  const int64_t rows = c.recipe->micro_batch_size, ranks = mesh.degree(Axis::kData);
+  for (int64_t i = 0; i < c.grad_accum_steps(mesh.degrees().world()); ++i)
+    batches.push_back(loader.next(first_sample + i * rows * ranks, rows));
+  return batches;
+}
+
+std::unique_ptr<data::Loader> make_loader(const config::RunConfig& c, int64_t vocab_size, const Mesh& mesh) {
   std::vector<data::LoaderSource> sources;
   for (const auto& source : c.data.sources)
     sources.push_back(
@@ -304,6 +308,8 @@ std::unique_ptr<data::Loader> make_loader(const config::RunConfig& c, int64_t vo
   if (options.sampling.sampling == data::Sampling::kMagicPrime)
     data::magic::check_global_batch(c.recipe->global_batch_size);
   options.vocab_size = vocab_size;
+  options.rank = mesh.index(Axis::kData);
+  options.world = mesh.degree(Axis::kData);
   if (c.data.has_tokenizer()) options.tokenizer_sha256 = data::load_tokenizer(c.data.tokenizer)->sha256();
   return std::make_unique<data::Loader>(std::move(sources), options);
 }

@@ -89,7 +89,12 @@ class Trainer {
 };
 
 // The sources of data.sources as a loader, checked against model and tokenizer.
-std::unique_ptr<data::Loader> make_loader(const config::RunConfig& config, int64_t vocab_size);
+std::unique_ptr<data::Loader> make_loader(const config::RunConfig& config, int64_t vocab_size,
+                                          const Mesh& mesh = Mesh::single());
+// The micro-batches of the step that begins with this sample, as this rank computes them. Which samples a
+// step has never depends on the mesh.
+std::vector<data::Batch> read_step(data::Loader& loader, const config::RunConfig& config, const Mesh& mesh,
+                                   int64_t first_sample);
 // The sets of data.val, each of at least one window, with ids and tokenizer of the model.
 ValidationSets open_validation(const config::RunConfig& config, int64_t vocab_size);
 // Tells sets of other content apart, wherever they lie: counts, and a checksum of samples of the tokens.

@@ -16,10 +16,10 @@ void Stack::block(int64_t i, nn::Context& cx, Carry& carry) {
   // The second run begins with the states that the first found, and leaves none.
   nn::SeqContext found = cx.seq;
   found.carry = false;
-  const auto segment = [&run = blocks_[i], tape = cx.tape, first = &cx.seq, found,
+  const auto segment = [&run = blocks_[i], tape = cx.tape, first = &cx.seq, mesh = &cx.mesh, found,
                         carry]() mutable -> std::vector<Var> {
     nn::SeqContext* const seq = std::exchange(first, nullptr);
-    nn::Context here{tape, seq ? *seq : found};
+    nn::Context here{tape, seq ? *seq : found, *mesh};
     Carry passed = carry;
     run(here, passed);
     return {passed.x, passed.v_first};

@@ -6,6 +6,7 @@
 
 #include "kernels/autograd/autograd.h"
 #include "kernels/ops/token_shift/token_shift.h"
+#include "parallel/mesh/mesh.h"
 
 namespace rookery::nn {
 
@@ -66,6 +67,7 @@ Tensor tokens_of(const Tensor& x, int64_t begin, int64_t count);
 struct Context {
   Tape* tape = nullptr;  // null: no gradients
   SeqContext& seq;
+  const Mesh& mesh = Mesh::single();
   Var operator()(Parameter& p) const { return tape ? tape->leaf(p) : Var(p.value()); }
 };
 

@@ -1,12 +1,32 @@
 #include "trainer/nn/module.h"
 
 namespace rookery::nn {
+namespace {
 
-Parameter& ParameterList::add(std::string name, Shape shape, Init init) {
+// What this rank has of the values of the whole tensor.
+std::vector<float> part_of(const std::vector<float>& whole, const Parameter& p) {
+  if (p.spec.split_dim < 0) return whole;
+  int64_t outer = 1, inner = 1;
+  for (int d = 0; d < p.global.size(); ++d) (d < p.spec.split_dim ? outer : inner) *= p.global[d];
+  const int64_t length = inner / p.spec.parts;
+  std::vector<float> mine;
+  for (int64_t o = 0; o < outer; ++o) {
+    const auto begin = whole.begin() + o * inner + p.spec.part * length;
+    mine.insert(mine.end(), begin, begin + length);
+  }
+  return mine;
+}
+
+}  // namespace
+
+Parameter& ParameterList::add(std::string name, Shape shape, Init init, int split_dim) {
   RK_CHECK(find(name) == nullptr, "[ParameterList] two parameters named ", name);
+  RK_CHECK(split_dim < 0 || shape[split_dim] % parts_ == 0, "[ParameterList] ", name, " ", shape,
+           " does not divide into ", parts_, " along ", split_dim);
   Parameter& p = parameters_.emplace_back();
   p.name = std::move(name);
   p.global = shape;
+  if (parts_ > 1 && split_dim >= 0) p.spec = {split_dim, part_, parts_};
   inits_.push_back(std::move(init));
   return p;
 }
@@ -29,8 +49,8 @@ void ParameterList::initialize(uint64_t seed) {
     const Parameter& p = parameters_[i];
     buffer.resize(static_cast<size_t>(p.global.numel()));
     inits_[i](buffer, p.global, Philox(seed, stream_of(p.name)));
-    copy(tensor_from(std::span<const float>(buffer), p.global, p.master.dtype(), p.master.device()),
-         p.master);
+    const std::vector<float> mine = part_of(buffer, p);
+    copy(tensor_from(std::span<const float>(mine), p.local(), p.master.dtype(), p.master.device()), p.master);
   }
 }
 

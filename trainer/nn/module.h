@@ -14,13 +14,18 @@ namespace rookery::nn {
 // All parameters of a model in the order of their declaration. Addresses stay.
 class ParameterList {
  public:
-  Parameter& add(std::string name, Shape shape, Init init);
+  // Of tensors that are cut into `parts` equal parts this rank has the one with this number.
+  explicit ParameterList(int64_t part = 0, int64_t parts = 1) : part_(part), parts_(parts) {}
+  // shape: of the whole tensor. split_dim: where it is cut; -1: nowhere.
+  Parameter& add(std::string name, Shape shape, Init init, int split_dim = -1);
   std::vector<Parameter*> all();
   Parameter* find(const std::string& name);  // null if there is none
-  // Writes the initial values into the masters (their memory comes from a ParamStore).
+  // Writes the initial values into the masters (their memory comes from a ParamStore): the same for every
+  // number of parts.
   void initialize(uint64_t seed);
 
  private:
+  int64_t part_, parts_;
   std::deque<Parameter> parameters_;
   std::deque<Init> inits_;
 };
@@ -30,8 +35,9 @@ class Scope {
  public:
   explicit Scope(ParameterList& list, std::string prefix = "") : list_(&list), prefix_(std::move(prefix)) {}
   Scope child(const std::string& name) const { return Scope(*list_, prefix_ + name + "."); }
-  Parameter& param(const std::string& name, Shape shape, Init init) const {
-    return list_->add(prefix_ + name, shape, std::move(init));
+  // shape: of the whole tensor; split_dim: where the ranks of the tensor axis cut it, -1: nowhere.
+  Parameter& param(const std::string& name, Shape shape, Init init, int split_dim = -1) const {
+    return list_->add(prefix_ + name, shape, std::move(init), split_dim);
   }
   const std::string& prefix() const { return prefix_; }
 

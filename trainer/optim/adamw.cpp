@@ -113,15 +113,20 @@ std::vector<AdamwRange> AdamW::ranges(size_t parameter, int64_t updates) const {
   std::vector<AdamwRange> all;
   const Parameter& p = *store_.parameters()[parameter];
   const OptimGroup& group = groups_[parameter];
+  const Shape local = p.local();
   for (const OptimSegment& segment : segments_[parameter]) {
-    // Along axis a the segment is one run of elements for each index of the axes before it.
+    // Along axis a the segment is one run of elements for each index of the axes before it; this rank has
+    // what of it lies in its part.
     int64_t outer = 1, inner = 1;
-    for (int d = 0; d < segment.axis; ++d) outer *= p.global[d];
-    for (int d = segment.axis + 1; d < p.global.size(); ++d) inner *= p.global[d];
-    const int64_t stride = p.global[segment.axis] * inner;
-    for (int64_t o = 0; o < outer; ++o) {
-      const int64_t base = store_.range(parameter).begin + o * stride;
-      all.push_back({base + segment.begin * inner, base + segment.end * inner, group.lr_scale,
+    for (int d = 0; d < segment.axis; ++d) outer *= local[d];
+    for (int d = segment.axis + 1; d < local.size(); ++d) inner *= local[d];
+    const int64_t length = local[segment.axis],
+                  first = segment.axis == p.spec.split_dim ? p.spec.part * length : 0;
+    const int64_t begin = std::clamp<int64_t>(segment.begin - first, 0, length),
+                  end = std::clamp<int64_t>(segment.end - first, 0, length);
+    for (int64_t o = 0; o < outer && begin < end; ++o) {
+      const int64_t base = store_.range(parameter).begin + o * length * inner;
+      all.push_back({base + begin * inner, base + end * inner, group.lr_scale,
                      group.decay ? config_.weight_decay : 0.0, updates - segment.steps});
     }
   }

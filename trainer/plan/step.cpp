@@ -6,8 +6,8 @@ namespace rookery::plan {
 
 StepMemory measure_step(Model& model, Device& device, DType dtype, int64_t B, int64_t T) {
   for (Parameter* p : model.parameters.all()) {
-    p->master = empty(p->global, dtype, device);
-    p->grad = empty(p->global, sum_dtype(dtype), device);
+    p->master = empty(p->local(), dtype, device);
+    p->grad = empty(p->local(), sum_dtype(dtype), device);
     p->grad_written = false;
   }
   const std::string key = str("step ", B, " ", T, " ", static_cast<int>(model.recompute));

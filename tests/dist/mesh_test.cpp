@@ -1,0 +1,40 @@
+// mesh_test.cpp: five steps on every kind of mesh are those of one rank, for each architecture.
+#include "tests/dist/mesh_run.h"
+
+namespace rookery {
+namespace {
+
+struct MeshCase {
+  const char* mesh;
+  int64_t world;
+};
+
+class MeshTraining : public testing::TestWithParam<MeshCase> {
+ protected:
+  static void SetUpTestSuite() {
+    register_models();
+    register_recipes();
+    runs_ = std::make_unique<test::TinyRuns>();
+  }
+  static void TearDownTestSuite() { runs_.reset(); }
+  static inline std::unique_ptr<test::TinyRuns> runs_;
+  static inline std::map<std::string, test::MeshRun> one_rank_;  // by precision and architecture
+};
+
+TEST_P(MeshTraining, IsThatOfOneRank) {
+  for (const auto& [precision, bound] : {std::pair{"fp64", 1e-10}, {"fp32", 1e-5}})
+    for (const auto& [arch, model] : test::tiny_models()) {
+      SCOPED_TRACE(str(arch, " ", precision));
+      auto& one = one_rank_[str(precision, arch)];
+      if (one.losses.empty()) one = test::train_on_mesh(*runs_, model, precision, "{}", 1);
+      const auto many = test::train_on_mesh(*runs_, model, precision, GetParam().mesh, GetParam().world);
+      test::expect_same_run(one, many, bound);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Data, MeshTraining,
+                         testing::Values(MeshCase{"{data: 2}", 2}, MeshCase{"{data: 4}", 4}),
+                         [](const auto& one) { return str("ranks", one.param.world); });
+
+}  // namespace
+}  // namespace rookery
