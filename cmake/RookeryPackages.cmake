@@ -114,6 +114,25 @@ if(ROOKERY_CUDA STREQUAL "ON" OR (ROOKERY_CUDA STREQUAL "AUTO" AND NOT ROOKERY_S
 endif()
 string(REPLACE ";" " " cuda_state "${cuda_state}")
 rookery_note("CUDA" "${cuda_state}")
+# Left out of builds with sanitizers unless asked for: the library keeps memory and starts threads of its own.
+set(ROOKERY_HAVE_MPI OFF)
+set(mpi_state "off: training has one rank")
+add_library(rookery_mpi_lib INTERFACE)  # empty where it is not found
+if(ROOKERY_MPI STREQUAL "ON" OR (ROOKERY_MPI STREQUAL "AUTO" AND NOT ROOKERY_SANITIZE))
+  # The C interface: the program is linked by the C++ compiler.
+  find_package(MPI 3 QUIET COMPONENTS C)
+  if(MPI_C_FOUND)
+    set(ROOKERY_HAVE_MPI ON)
+    target_include_directories(rookery_mpi_lib SYSTEM INTERFACE ${MPI_C_INCLUDE_DIRS})
+    target_link_libraries(rookery_mpi_lib INTERFACE ${MPI_C_LIBRARIES})
+    list(GET MPI_C_LIBRARIES 0 mpi_state)
+    string(APPEND mpi_state ", MPI ${MPI_C_VERSION}")
+  elseif(ROOKERY_MPI STREQUAL "ON")
+    rookery_missing("MPI 3" "libopenmpi-dev openmpi-bin")
+  endif()
+endif()
+rookery_note("MPI" "${mpi_state}")
+
 if(ROOKERY_EMUL AND ROOKERY_SANITIZE MATCHES "thread")
   # Its runtime cannot follow fibers, and the emulator has its hooks for itself (kernels/emul/hooks.cpp).
   set(ROOKERY_EMUL OFF)

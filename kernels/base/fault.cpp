@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -72,6 +73,7 @@ constexpr Row kRows[] = {
     {"io.mkdir", kBare, "a folder being made"},
     {"io.syncdir", kBare, "fsync of a folder after a rename"},
     {"data.read", kBare, "a read of a text file or token set, which `eio` fails"},
+    {"comm.collective", kBare, "a rank's call of a collective, before it takes part"},
     {"train.loss", kBare, "the loss of a training step, which `nan` replaces"},
     {"test", kAtomicFile | kRemove | kExchange | kBare, "files that only the tests write"},
 };
@@ -88,9 +90,9 @@ constexpr Step kStepNames[] = {
     {kExchange, ".exchanged", "after the exchange"}, {kBare, "", "when it happens"},
 };
 
-// A rule meets it under its full name alone: the thread that reads ahead passes it at any time, so a "*@17"
-// that counted it would be another point each time.
-constexpr std::string_view kOnlyByName = "data.read";
+// A rule meets these under their full names alone: threads beside the main one pass them at any time, so a
+// "*@17" that counted them would be another point each time.
+constexpr std::string_view kOnlyByName[] = {"data.read", "comm.collective"};
 
 struct Rule {
   std::string pattern;  // a name, or a prefix when `prefix` is set
@@ -101,7 +103,8 @@ struct Rule {
   long matched = 0;
 
   bool matches(std::string_view name) const {
-    return prefix ? name.starts_with(pattern) && name != kOnlyByName : name == pattern;
+    if (!prefix) return name == pattern;
+    return name.starts_with(pattern) && std::ranges::find(kOnlyByName, name) == std::end(kOnlyByName);
   }
 };
 

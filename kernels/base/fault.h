@@ -3,7 +3,7 @@
 //   ROOKERY_FAULT="ckpt.shard.write@3:enospc"   that write fails with ENOSPC
 //   ROOKERY_FAULT="ckpt.shard.write:eio"        every write of a shard fails with EIO
 //   ROOKERY_FAULT="*@17:kill"                   the 17th point passed, whatever its name ("ckpt.*" takes a
-//   prefix; data.read, whose order is no fixed one, is not met by '*')
+//   prefix; data.read and comm.collective, whose order is no fixed one, are not met by '*')
 // actions: kill, stop, throw, delay=MS, enospc, eio, short, flip, nan, and list, which prints the name of
 // each point to standard error as it is passed. Several, separated by ','. A point must stand in the table of
 // fault.cpp, which `rookery doctor --fault-points` prints.

@@ -2,6 +2,7 @@
 // for n ranks; one rank is a case of it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,6 +15,29 @@ namespace rookery {
 
 enum class Reduce : uint8_t { kSum, kMax, kMin };  // of max and min, a NaN on any rank wins
 std::string to_string(Reduce op);
+
+// What a communicator counts, and what messages call it.
+enum class Collective : uint8_t {
+  kAllReduce,
+  kReduceScatter,
+  kAllGather,
+  kAllToAll,
+  kBroadcast,
+  kSend,
+  kRecv,
+  kBarrier,
+  kSplit,
+};
+inline constexpr int kNumCollectives = 9;
+std::string_view name_of(Collective kind);  // "all_reduce"
+
+// Bytes are those of tensors that this rank sends to others. Of all_reduce and broadcast rank r handles the
+// elements [n r / size, n (r + 1) / size): it is sent the others' (broadcast: the root's) values of these,
+// and sends the result to each of the others. Up to kShortBytes all values go to each at once.
+inline constexpr size_t kShortBytes = 1024;
+struct CollectiveCount {
+  int64_t calls = 0, bytes = 0;
+};
 
 // Rows of dim 0 to and from each rank, for all_to_all. Both empty: the same number to each.
 struct RowCounts {
@@ -48,6 +72,19 @@ class Communicator {
   virtual std::unique_ptr<Communicator> split(int colour, int key) = 0;
   // Wakes every rank that waits, in this and in all communicators split from the same world.
   virtual void abort(std::string_view why) = 0;
+
+  // Of this communicator since it was made, calls under way included. Read by the thread that calls it.
+  const CollectiveCount& count(Collective kind) const { return counts_[static_cast<size_t>(kind)]; }
+
+ protected:
+  void add_count(Collective kind, int64_t bytes) {
+    CollectiveCount& c = counts_[static_cast<size_t>(kind)];
+    ++c.calls;
+    c.bytes += bytes;
+  }
+
+ private:
+  std::array<CollectiveCount, kNumCollectives> counts_{};
 };
 
 // The only rank there is.
@@ -60,6 +97,14 @@ struct RowRanges {
 };
 RowRanges row_ranges(const Tensor& in, const Tensor& out, const RowCounts& rows, int size);
 void check_slices(const Tensor& whole, const Tensor& slice, int size, std::string_view who);
+size_t row_bytes(const Tensor& t);
+
+// Element where the part of rank r begins.
+constexpr int64_t part_begin(int64_t numel, int rank, int size) { return numel * rank / size; }
+inline bool is_short(const Tensor& data) { return data.bytes() <= kShortBytes; }
+// Bytes that rank `rank` of `size` sends (CollectiveCount).
+int64_t all_reduce_bytes(const Tensor& data, int rank, int size);
+int64_t broadcast_bytes(const Tensor& data, int root, int rank, int size);
 }  // namespace comm_detail
 
 }  // namespace rookery

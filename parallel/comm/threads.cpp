@@ -12,10 +12,14 @@
 #include <mutex>
 #include <thread>
 
+#include "parallel/comm/reduce.h"
+
 namespace rookery {
 namespace {
 
-constexpr std::string_view kPeerFailedId = "COMM-03";
+using comm_detail::dispatch_number;
+using comm_detail::part_begin;
+using comm_detail::reduce_range;
 
 // Shared by all communicators of one run_ranks(): one lock, one way to wake everybody.
 struct World {
@@ -67,48 +71,6 @@ struct Group {
   std::map<std::pair<int, int>, std::deque<Message>> mail;  // (from, to)
 };
 
-constexpr int64_t kBlock = 512;  // elements summed at a time, in registers and L1
-
-// out[i] = in[0][i] op in[1][i] op ..; out may be one of them.
-template <class T>
-void reduce_range(const std::vector<const T*>& in, T* out, int64_t begin, int64_t end, Reduce op) {
-  T sum[kBlock];
-  for (int64_t block = begin; block < end; block += kBlock) {
-    const int64_t n = std::min(kBlock, end - block);
-    std::copy_n(in[0] + block, n, sum);
-    for (size_t r = 1; r < in.size(); ++r) {
-      const T* x = in[r] + block;
-      switch (op) {
-        case Reduce::kSum:
-          for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
-          break;
-        case Reduce::kMax:
-          for (int64_t i = 0; i < n; ++i) sum[i] = x[i] > sum[i] || x[i] != x[i] ? x[i] : sum[i];
-          break;
-        case Reduce::kMin:
-          for (int64_t i = 0; i < n; ++i) sum[i] = x[i] < sum[i] || x[i] != x[i] ? x[i] : sum[i];
-          break;
-      }
-    }
-    std::copy_n(sum, n, out + block);
-  }
-}
-
-template <class F>
-void dispatch_number(DType dtype, F&& body) {
-  switch (dtype) {
-    case DType::kI64:
-      return body.template operator()<int64_t>();
-    case DType::kI32:
-      return body.template operator()<int32_t>();
-    case DType::kU8:
-      RK_CHECK(false, "[reduce] cannot reduce ", dtype);
-      return;
-    default:
-      return dispatch_float(dtype, std::forward<F>(body));
-  }
-}
-
 // A rank's work on the others' memory, after a meeting that announced it.
 class Work {
  public:
@@ -138,7 +100,8 @@ class ThreadCommunicator : public Communicator {
   void all_reduce(const Tensor& data, Reduce op) override {
     const auto calls = show({str("all_reduce (", op, ") of ", size_of(data)), data.raw(), data.raw()});
     const size_t width = dtype_size(data.dtype());
-    auto begin_of = [&](int r) { return data.numel() * r / size(); };
+    auto begin_of = [&](int r) { return part_begin(data.numel(), r, size()); };
+    add_count(Collective::kAllReduce, comm_detail::all_reduce_bytes(data, rank_, size()));
     {
       const Work work(*group_);
       dispatch_number(data.dtype(), [&]<class T>() {
@@ -158,6 +121,7 @@ class ThreadCommunicator : public Communicator {
     comm_detail::check_slices(in, out, size(), "[reduce_scatter] in");
     const auto calls = show({str("reduce_scatter (", op, ") of ", size_of(in)), in.raw(), out.raw()});
     const int64_t n = out.numel();
+    add_count(Collective::kReduceScatter, static_cast<int64_t>(out.bytes()) * (size() - 1));
     finish([&] {
       dispatch_number(in.dtype(), [&]<class T>() {
         auto slices = inputs<T>(calls);
@@ -170,6 +134,7 @@ class ThreadCommunicator : public Communicator {
   void all_gather(const Tensor& in, const Tensor& out) override {
     comm_detail::check_slices(out, in, size(), "[all_gather] out");
     const auto calls = show({str("all_gather of ", size_of(in)), in.raw(), out.raw()});
+    add_count(Collective::kAllGather, static_cast<int64_t>(in.bytes()) * (size() - 1));
     finish([&] {
       for (int r = 0; r < size(); ++r) {
         std::byte* to = out.raw() + r * in.bytes();
@@ -180,15 +145,12 @@ class ThreadCommunicator : public Communicator {
 
   void all_to_all(const Tensor& in, const Tensor& out, const RowCounts& rows) override {
     const auto ranges = comm_detail::row_ranges(in, out, rows, size());
-    auto row_size = [](const Tensor& t) {
-      size_t bytes = dtype_size(t.dtype());
-      for (int i = 1; i < t.shape().size(); ++i) bytes *= static_cast<size_t>(t.dim(i));
-      return bytes;
-    };
-    const size_t width = row_size(in);
-    RK_CHECK(row_size(out) == width, "[all_to_all] rows of ", in.shape(), " and ", out.shape());
+    const size_t width = comm_detail::row_bytes(in);
+    RK_CHECK(comm_detail::row_bytes(out) == width, "[all_to_all] rows of ", in.shape(), " and ", out.shape());
     const auto calls =
         show({str("all_to_all of rows of ", width, " bytes"), in.raw(), out.raw(), ranges.send_begin});
+    const int64_t to_me = ranges.send_begin[rank_ + 1] - ranges.send_begin[rank_];
+    add_count(Collective::kAllToAll, (in.dim(0) - to_me) * static_cast<int64_t>(width));
     finish([&] {
       for (int r = 0; r < size(); ++r) {
         const int64_t begin = calls[r].send_begin[rank_], count = calls[r].send_begin[rank_ + 1] - begin;
@@ -205,6 +167,7 @@ class ThreadCommunicator : public Communicator {
     check_rank(root, "[broadcast]");
     const auto calls =
         show({str("broadcast of ", size_of(data), " from rank ", root), data.raw(), data.raw()});
+    add_count(Collective::kBroadcast, comm_detail::broadcast_bytes(data, root, rank_, size()));
     finish([&] {
       if (rank_ != root) std::memcpy(data.raw(), calls[root].in, data.bytes());
     });
@@ -212,6 +175,7 @@ class ThreadCommunicator : public Communicator {
 
   void send(const Tensor& data, int to) override {
     check_rank(to, "[send]");
+    add_count(Collective::kSend, to == rank_ ? 0 : static_cast<int64_t>(data.bytes()));
     Message message{size_of(data), {data.raw(), data.raw() + data.bytes()}};
     std::lock_guard lock(world().mutex);
     check_aborted();
@@ -221,6 +185,7 @@ class ThreadCommunicator : public Communicator {
 
   void recv(const Tensor& data, int from) override {
     check_rank(from, "[recv]");
+    add_count(Collective::kRecv, 0);
     std::unique_lock lock(world().mutex);
     auto& box = group_->mail[{from, rank_}];
     wait(
@@ -237,9 +202,13 @@ class ThreadCommunicator : public Communicator {
     std::memcpy(data.raw(), message.bytes.data(), data.bytes());
   }
 
-  void barrier() override { show({"barrier"}, Then::kNothing); }
+  void barrier() override {
+    add_count(Collective::kBarrier, 0);
+    show({"barrier"}, Then::kNothing);
+  }
 
   std::unique_ptr<Communicator> split(int colour, int key) override {
+    add_count(Collective::kSplit, 0);
     Call mine{"split"};
     mine.colour = colour;
     mine.key = key;
@@ -293,7 +262,7 @@ class ThreadCommunicator : public Communicator {
       std::lock_guard lock(world().mutex);
       world().abort_locked(what);
     }
-    fail(ExitCode::kInternal, "COMM-02", what);
+    fail(ExitCode::kInternal, kMismatchId, what);
   }
 
   // Waits for `ready` under the lock. `waiting` tells what for when the time is over.
@@ -304,7 +273,7 @@ class ThreadCommunicator : public Communicator {
       const std::string what = str(waiting(), "; nothing came within ", w.timeout.count(), " ms");
       w.abort_locked(what);
       await_work(lock);
-      fail(ExitCode::kHang, "COMM-01", what);
+      fail(ExitCode::kHang, kTimeoutId, what);
     }
     if (ready()) return;
     await_work(lock);

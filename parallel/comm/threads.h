@@ -5,11 +5,9 @@
 #include <chrono>
 #include <functional>
 
-#include "parallel/comm/communicator.h"
+#include "parallel/comm/watch.h"
 
 namespace rookery {
-
-inline constexpr std::chrono::milliseconds kCommTimeout = std::chrono::minutes(5);
 
 // Runs body on `size` threads, each with its rank's communicator, and waits for all. The first exception of
 // a rank aborts the others and is rethrown here.

@@ -1,45 +1,20 @@
-// comm_test.cpp: every collective on 1 to 5 ranks against plain loops, on both backends; what happens when a
-// rank is late, calls something else, or fails.
+// comm_test.cpp: ranks as threads: what comm_cases.cpp cannot ask of processes, and what happens when a rank
+// is late, calls something else, or fails.
 #include "parallel/comm/communicator.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <chrono>
-#include <cmath>
 #include <thread>
 
 #include "parallel/comm/threads.h"
+#include "tests/support/ranks.h"
 
 namespace rookery {
-namespace {
 
-using std::chrono::milliseconds;
-
-// Element i of rank r's tensor: sums of these depend on their order.
-double element(int rank, int64_t i) {
-  return std::sin(1.0 + 37.0 * rank + 0.7 * static_cast<double>(i)) * (rank + 1);
-}
-
-template <class T>
-Tensor filled(int rank, int64_t n, Device& device, const Shape& shape) {
-  std::vector<double> values;
-  for (int64_t i = 0; i < n; ++i) values.push_back(1e3 * element(rank, i));
-  return tensor_from(std::span<const double>(values), shape, DTypeOf<T>::value, device);
-}
-
-template <class T>
-T reduced(int ranks, int64_t i, Reduce op) {
-  T sum = static_cast<T>(1e3 * element(0, i));
-  for (int r = 1; r < ranks; ++r) {
-    const T x = static_cast<T>(1e3 * element(r, i));
-    sum = op == Reduce::kSum ? sum + x : op == Reduce::kMax ? std::max(sum, x) : std::min(sum, x);
-  }
-  return sum;
-}
-
-// Runs on n threads, and for n = 1 also on the self backend.
-void on_ranks(int n, const std::function<void(Communicator&, Device&)>& body) {
+// On n threads, and for n = 1 also on the backend of one rank.
+void test::on_ranks(int n, const std::function<void(Communicator&, Device&)>& body) {
   run_ranks(n, [&](Communicator& comm) {
     Device device(DeviceType::kCpu, 1);
     body(comm, device);
@@ -49,112 +24,10 @@ void on_ranks(int n, const std::function<void(Communicator&, Device&)>& body) {
   body(*self_communicator(), device);
 }
 
-template <class T>
-void check_reductions() {
-  for (const int ranks : {1, 2, 3, 5})
-    for (const int64_t n : {1, 3, 65, 2000})
-      for (const Reduce op : {Reduce::kSum, Reduce::kMax, Reduce::kMin})
-        on_ranks(ranks, [&](Communicator& comm, Device& device) {
-          const Tensor data = filled<T>(comm.rank(), n, device, {n});
-          comm.all_reduce(data, op);
-          for (int64_t i = 0; i < n; ++i)
-            ASSERT_EQ(data.data<T>()[i], reduced<T>(ranks, i, op)) << "all_reduce " << to_string(op);
+namespace {
 
-          const Tensor whole = filled<T>(comm.rank(), n * ranks, device, {ranks, n});
-          const Tensor slice = empty({n}, DTypeOf<T>::value, device);
-          comm.reduce_scatter(whole, slice, op);
-          for (int64_t i = 0; i < n; ++i)
-            ASSERT_EQ(slice.data<T>()[i], reduced<T>(ranks, comm.rank() * n + i, op))
-                << "reduce_scatter " << to_string(op);
-        });
-}
-
-TEST(Comm, ReductionsF32) { check_reductions<float>(); }
-TEST(Comm, ReductionsF64) { check_reductions<double>(); }
-TEST(Comm, ReductionsI64) { check_reductions<int64_t>(); }
-TEST(Comm, ReductionsI32) { check_reductions<int32_t>(); }
-
-TEST(Comm, ReductionsKeepNotANumber) {
-  for (const int bad : {0, 1, 2})
-    on_ranks(3, [&](Communicator& comm, Device& device) {
-      for (const Reduce op : {Reduce::kSum, Reduce::kMax, Reduce::kMin}) {
-        const float value = comm.rank() == bad ? NAN : 1.f;
-        const Tensor data = tensor_from(std::span<const float>(&value, 1), {1}, DType::kF32, device);
-        comm.all_reduce(data, op);
-        EXPECT_TRUE(std::isnan(data.data<float>()[0])) << to_string(op) << ", NaN on rank " << bad;
-      }
-    });
-}
-
-TEST(Comm, GatherAndBroadcast) {
-  for (const int ranks : {1, 2, 5})
-    for (const int64_t n : {1, 65})
-      on_ranks(ranks, [&](Communicator& comm, Device& device) {
-        const Tensor all = empty({ranks, n}, DType::kF32, device);
-        comm.all_gather(filled<float>(comm.rank(), n, device, {n}), all);
-        for (int64_t i = 0; i < ranks * n; ++i)
-          ASSERT_EQ(all.data<float>()[i], float(1e3 * element(static_cast<int>(i / n), i % n)));
-        // In place: a rank's slice lies where it belongs already.
-        const Tensor mine = all.narrow(comm.rank(), 1);
-        for (int64_t i = 0; i < n; ++i) mine.data<float>()[i] += 1;
-        comm.all_gather(mine, all);
-        for (int64_t i = 0; i < ranks * n; ++i)
-          ASSERT_EQ(all.data<float>()[i], float(1e3 * element(static_cast<int>(i / n), i % n)) + 1);
-        for (int root = 0; root < ranks; ++root) {
-          const Tensor data = filled<float>(comm.rank(), n, device, {n});
-          comm.broadcast(data, root);
-          for (int64_t i = 0; i < n; ++i) ASSERT_EQ(data.data<float>()[i], float(1e3 * element(root, i)));
-        }
-      });
-}
-
-// Rank r sends r + 2 s + 1 rows to rank s: row values tell sender, receiver and number.
-TEST(Comm, AllToAllOfUnequalParts) {
-  auto count = [](int from, int to) { return int64_t{from} + 2 * to; };  // 0 from rank 0 to itself
-  auto value = [](int from, int to, int64_t row) { return int32_t(1000 * from + 100 * to + row); };
-  for (const int ranks : {1, 2, 4})
-    on_ranks(ranks, [&](Communicator& comm, Device& device) {
-      RowCounts rows;
-      std::vector<int32_t> sent, expected;
-      for (int r = 0; r < ranks; ++r) {
-        rows.send.push_back(count(comm.rank(), r));
-        rows.recv.push_back(count(r, comm.rank()));
-        for (int64_t i = 0; i < rows.send.back(); ++i) sent.insert(sent.end(), 3, value(comm.rank(), r, i));
-        for (int64_t i = 0; i < rows.recv.back(); ++i)
-          expected.insert(expected.end(), 3, value(r, comm.rank(), i));
-      }
-      const int64_t n_in = static_cast<int64_t>(sent.size()) / 3,
-                    n_out = static_cast<int64_t>(expected.size()) / 3;
-      const Tensor in = tensor_from(std::span<const int32_t>(sent), {n_in, 3}, DType::kI32, device);
-      const Tensor out = empty({n_out, 3}, DType::kI32, device);
-      comm.all_to_all(in, out, rows);
-      EXPECT_EQ(std::vector<int32_t>(out.data<int32_t>(), out.data<int32_t>() + out.numel()), expected);
-    });
-}
-
-TEST(Comm, AllToAllOfEqualParts) {
-  on_ranks(3, [&](Communicator& comm, Device& device) {
-    const Tensor in = filled<double>(comm.rank(), 6, device, {6}), out = empty({6}, DType::kF64, device);
-    comm.all_to_all(in, out, {});
-    for (int r = 0; r < 3; ++r)
-      for (int64_t i = 0; i < 2; ++i)
-        EXPECT_EQ(out.data<double>()[r * 2 + i], 1e3 * element(r, comm.rank() * 2 + i));
-  });
-}
-
-// Everybody sends before anybody receives: sends do not wait. Messages of one pair keep their order.
-TEST(Comm, SendAndReceiveAroundARing) {
-  for (const int ranks : {1, 2, 5})
-    on_ranks(ranks, [&](Communicator& comm, Device& device) {
-      const int next = (comm.rank() + 1) % ranks, before = (comm.rank() + ranks - 1) % ranks;
-      for (const int64_t n : {1, 65}) comm.send(filled<float>(comm.rank(), n, device, {n}), next);
-      for (const int64_t n : {1, 65}) {
-        const Tensor data = empty({n}, DType::kF32, device);
-        comm.recv(data, before);
-        for (int64_t i = 0; i < n; ++i) ASSERT_EQ(data.data<float>()[i], float(1e3 * element(before, i)));
-      }
-    });
-}
+using std::chrono::milliseconds;
+using test::on_ranks;
 
 TEST(Comm, BarrierHoldsBackTheFast) {
   std::atomic<int> inside{0};
@@ -166,30 +39,6 @@ TEST(Comm, BarrierHoldsBackTheFast) {
       comm.barrier();
     }
   });
-}
-
-TEST(Comm, SplitByColourAndKey) {
-  on_ranks(5, [&](Communicator& comm, Device& device) {
-    // Colours 0: ranks 0, 2, 4; 1: rank 1; rank 3 stays out. Keys reverse the order.
-    const int colour = comm.rank() == 3 ? -1 : comm.rank() % 2;
-    const auto part = comm.split(colour, -comm.rank());
-    if (comm.rank() == 3) {
-      EXPECT_EQ(part, nullptr);
-    } else {
-      EXPECT_EQ(part->size(), colour == 0 ? 3 : 1);
-      EXPECT_EQ(part->rank(), colour == 0 ? (4 - comm.rank()) / 2 : 0);
-      const Tensor data = zeros({1}, DType::kI64, device);
-      data.data<int64_t>()[0] = comm.rank();
-      part->all_reduce(data, Reduce::kSum);
-      EXPECT_EQ(data.data<int64_t>()[0], colour == 0 ? 6 : 1);
-      data.data<int64_t>()[0] = comm.rank();
-      part->broadcast(data, 0);
-      EXPECT_EQ(data.data<int64_t>()[0], colour == 0 ? 4 : 1);
-    }
-    comm.barrier();
-  });
-  EXPECT_EQ(self_communicator()->split(-1, 0), nullptr);
-  EXPECT_EQ(self_communicator()->split(7, 0)->size(), 1);
 }
 
 // What run_ranks() throws.

@@ -1,5 +1,5 @@
 // bench.cpp: `rookery bench`: how fast this machine is, and how near to its limits. Sub-commands:
-// bench_op.cpp, bench_step.cpp, bench_prompt.cpp, bench_load.cpp, bench_report.cpp.
+// bench_op.cpp, bench_step.cpp, bench_prompt.cpp, bench_load.cpp, bench_comm.cpp, bench_report.cpp.
 #include "trainer/cli/bench.h"
 
 #include <algorithm>
@@ -19,8 +19,8 @@ Command bench_command() {
   c.name = "bench";
   c.summary = "speed of operations, training steps, prompts and loading";
   c.examples = {{"rookery bench step", "a training step beside its matrix products"}};
-  c.children = {bench_op_command(), bench_step_command(), bench_prompt_command(), bench_load_command(),
-                bench_report_command()};
+  c.children = {bench_op_command(),   bench_step_command(), bench_prompt_command(),
+                bench_load_command(), bench_comm_command(), bench_report_command()};
   return c;
 }
 

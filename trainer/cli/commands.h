@@ -9,6 +9,7 @@ namespace rookery::cli {
 Command rookery_command();  // the root: all sub-commands below it
 
 Command bench_command();
+Command bench_comm_command();
 Command bench_load_command();
 Command bench_op_command();
 Command bench_prompt_command();
