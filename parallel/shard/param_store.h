@@ -31,6 +31,7 @@ class ParamStore {
   const Tensor& copies() const { return copies_; }  // undefined: none
   DType dtype() const { return masters_.dtype(); }
   Device& device() const { return masters_.device(); }
+  const Mesh& mesh() const { return mesh_; }
   int64_t num_elements() const;  // without the gaps
 
   void begin_step();  // the first gradient of each parameter overwrites

@@ -76,9 +76,8 @@ void AdamW::launch(const Tensor& losses) {
   if (losses.defined())
     for (const double loss : to_doubles(losses))
       if (!std::isfinite(loss)) return;
-  double squares = 0;
-  kSquares(store_.device(), {store_.grads(), &squares, scratch_});
-  report_ = {std::sqrt(squares), 1, std::isfinite(squares)};
+  const double sum = squares();
+  report_ = {std::sqrt(sum), 1, std::isfinite(sum)};
   if (!report_.finite) return;
   if (config_.grad_clip > 0)
     report_.clip_coef = std::min(1.0, config_.grad_clip / (report_.grad_norm + 1e-6));
@@ -97,6 +96,29 @@ AdamW::Report AdamW::finish() {
     if (store_.parameters()[i]->trainable)
       for (OptimSegment& segment : segments_[i]) ++segment.steps;
   return report_;
+}
+
+double AdamW::squares() const {
+  const Mesh& mesh = store_.mesh();
+  const auto of = [&](const Tensor& values) {
+    double sum = 0;
+    kSquares(store_.device(), {values, &sum, scratch_});
+    return sum;
+  };
+  double sum = 0;
+  if (mesh.degree(Axis::kTensor) == 1) {
+    sum = of(store_.grads());
+  } else {  // what every tensor rank has whole is counted by the first
+    for (const Parameter* p : store_.parameters())
+      if (p->spec.split_dim >= 0 || mesh.index(Axis::kTensor) == 0) sum += of(p->grad);
+  }
+  for (const Axis axis : {Axis::kTensor, Axis::kPipe})
+    if (mesh.degree(axis) > 1) {
+      const Tensor part = numbers({sum}, store_.device());
+      mesh.axis(axis).all_reduce(part, Reduce::kSum);
+      sum = to_doubles(part)[0];
+    }
+  return sum;
 }
 
 void AdamW::update_on_host(double clip) {

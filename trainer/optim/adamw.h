@@ -60,6 +60,8 @@ class AdamW {
  private:
   // The flat ranges of a parameter's segments with their rules, where the optimizer has done `updates`.
   std::vector<AdamwRange> ranges(size_t parameter, int64_t updates) const;
+  // Of the whole gradient: each element of the global model counts once. The same bits on every rank.
+  double squares() const;
   void update_on_host(double clip);
   bool on_cpu() const { return store_.device().target() == DeviceType::kCpu; }
 
