@@ -3,6 +3,7 @@
 #include "kernels/emul/async.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels/emul/machine.h"
@@ -17,13 +18,40 @@ void Async::begin_block(int threads) {
   undone_ = 0;
 }
 
+// As barrier.cta.sync and .arrive of the PTX ISA: a thread waits for its warp, whose threads arrive as one
+// and count as 32.
 void Async::named_barrier(int id, int threads, bool waits, Site site) {
-  Thread& self = machine_.self();
   if (id < 1 || id > 15)
     machine_.fault("named barrier ", id, " of ", site, ": expected 1 to 15 (0 is that of __syncthreads)");
-  if (threads < kWarpSize || threads % kWarpSize != 0 || threads > machine_.threads())
+  const int all = machine_.threads(), warps = (all + kWarpSize - 1) / kWarpSize;
+  if (threads < kWarpSize || threads % kWarpSize != 0 || threads > warps * kWarpSize)
     machine_.fault("named barrier ", id, " of ", site, " for ", threads, " threads: expected a multiple of ",
-                   kWarpSize, ", at most the ", machine_.threads(), " of the block");
+                   kWarpSize, ", at most the ", all, " of the block");
+  WarpArrival arrival{id, threads, waits, site, 0};
+  const int lanes = std::min(kWarpSize, all - machine_.self().warp * kWarpSize);
+  machine_.warp_op(
+      WarpOpKind::kNamedBarrier, ~uint32_t{0} >> (kWarpSize - lanes), site, &arrival,
+      [](const auto& operands, uint32_t mask) { Machine::current().async().arrive(operands, mask); });
+  if (waits && named_[static_cast<size_t>(id)].phase == arrival.phase) machine_.wait("named barrier", site);
+}
+
+// All lanes of the running thread's warp.
+void Async::arrive(const std::array<void*, kWarpSize>& lanes, uint32_t mask) {
+  const int warp = machine_.self().warp, count = std::popcount(mask);
+  const auto lane = [&](int i) -> WarpArrival& {
+    return *static_cast<WarpArrival*>(lanes[static_cast<size_t>(i)]);
+  };
+  const auto [id, threads, waits, site, _] = lane(0);
+  for (int i = 1; i < count; ++i) {
+    const WarpArrival& other = lane(i);
+    if (other.id != id || other.waits != waits)
+      machine_.fault("divergent warp ", warp, ": lane ", i, other.waits ? " waits" : " arrives",
+                     " at named barrier ", other.id, " of ", site, ", lane 0 ", waits ? "waits" : "arrives",
+                     " at ", id);
+    if (other.threads != threads)
+      machine_.fault("named barrier ", id, ": ", other.threads, " threads are expected at ", site,
+                     " by lane ", i, " of warp ", warp, ", ", threads, " by lane 0");
+  }
   NamedBarrier& barrier = named_[static_cast<size_t>(id)];
   if (barrier.arrived == 0) {
     barrier.expected = threads;
@@ -32,19 +60,25 @@ void Async::named_barrier(int id, int threads, bool waits, Site site) {
     machine_.fault("named barrier ", id, ": ", threads, " threads are expected at ", site, ", ",
                    barrier.expected, " at ", barrier.site);
   }
-  machine_.races().release(self.id, barrier.clock);
-  if (++barrier.arrived < barrier.expected) {
-    if (!waits) return;
-    barrier.waiting.push_back(&self);
-    machine_.wait("named barrier", site);
-    return;
+  if (barrier.warps[static_cast<size_t>(warp)])
+    machine_.fault("named barrier ", id, ": warp ", warp, " arrives again at ", site, " before the ",
+                   barrier.expected, " threads of ", barrier.site, " have come");
+  barrier.warps.set(static_cast<size_t>(warp));
+  for (int i = 0; i < count; ++i) {
+    Thread& thread = machine_.thread(warp * kWarpSize + i);
+    machine_.races().release(thread.id, barrier.clock);
+    lane(i).phase = barrier.phase;
+    if (waits) barrier.waiting.push_back(&thread);
   }
-  if (waits) machine_.races().acquire(self.id, barrier.clock);
+  barrier.arrived += kWarpSize;
+  if (barrier.arrived < barrier.expected) return;
   for (Thread* thread : barrier.waiting) {
     machine_.races().acquire(thread->id, barrier.clock);
     machine_.make_ready(*thread);
   }
+  const int64_t next = barrier.phase + 1;
   barrier = {};
+  barrier.phase = next;
 }
 
 // --- mbarriers: kept here; the 8 bytes in shared memory only stand for them ---

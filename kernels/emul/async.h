@@ -3,6 +3,8 @@
 #pragma once
 
 #include <array>
+#include <bitset>
+#include <cstdint>
 #include <map>
 #include <vector>
 
@@ -36,11 +38,20 @@ class Async {
   void thread_ends();       // faults if the thread leaves copies behind
 
  private:
+  // Warps arrive at it, each for 32 threads.
   struct NamedBarrier {
-    int expected = 0, arrived = 0;
+    int expected = 0, arrived = 0;  // threads
+    std::bitset<kMaxThreads / kWarpSize> warps;
     Site site;
     VectorClock clock;
     std::vector<Thread*> waiting;
+    int64_t phase = 0;
+  };
+  struct WarpArrival {  // of a lane
+    int id, threads;
+    bool waits;
+    Site site;
+    int64_t phase;
   };
   struct MBarrier {
     uint32_t expected, pending, phase;
@@ -70,6 +81,7 @@ class Async {
     std::vector<Copy> copies;
     Site site;
   };
+  void arrive(const std::array<void*, kWarpSize>& lanes, uint32_t mask);
   MBarrier& barrier_at(void* address, Site site);
   void arrive(MBarrier& barrier, const VectorClock& clock);
   void perform(Copy& copy);

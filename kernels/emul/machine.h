@@ -39,6 +39,7 @@ enum class WarpOpKind : uint8_t {
   kLoadMatrix,
   kStoreMatrix,
   kMultiply,
+  kNamedBarrier,
 };
 
 struct Thread {
@@ -71,6 +72,7 @@ class Machine {
 
   // --- called by fibers ---
   Thread& self() { return *self_; }
+  Thread& thread(int i) { return thread_[static_cast<size_t>(i)]; }
   int threads() const { return threads_; }
   const Options& options() const { return options_; }
   RaceDetector& races() { return races_; }

@@ -23,7 +23,7 @@ struct ScopedMutation {
 
 std::string to_string(const SyncSite& site) {
   return str(site.what, " of ", site.file, ":", site.line, ":", site.column, " in ",
-             places({reinterpret_cast<uintptr_t>(site.kernel)})[0].function);
+             places({reinterpret_cast<uintptr_t>(site.kernel)})[0].instance);
 }
 
 void note_launch(const void* kernel) {
@@ -47,13 +47,15 @@ Trace trace(const std::function<void()>& body) {
   return mutation.seen;
 }
 
-std::vector<SyncSite> unnoticed_removals(const std::function<bool()>& passes, Trace* traced) {
+std::vector<SyncSite> unnoticed_removals(const std::function<bool()>& passes, Trace* traced,
+                                         const std::set<SyncSite>& known) {
   const Trace seen = trace([&] { RK_CHECK(passes(), "[emul] the test fails with all barriers in place"); });
   Options options = current_options();
   options.source_lines = false;  // of faults that are expected
   const ScopedOptions quiet(options);
   std::vector<SyncSite> unnoticed;
   for (const SyncSite& site : seen.sites) {
+    if (known.contains(site)) continue;
     Mutation mutation{{}, &site};
     const ScopedMutation scope(mutation);
     try {

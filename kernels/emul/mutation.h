@@ -31,8 +31,10 @@ Trace trace(const std::function<void()>& body);
 
 // `passes` launches kernels of this thread and compares what they give: false or Error where something is
 // wrong. It must pass as it is (Error otherwise); then it runs once for each site that it came by, with that
-// one left out. Returns the sites whose absence it did not notice. `traced` gets what it came by.
-std::vector<SyncSite> unnoticed_removals(const std::function<bool()>& passes, Trace* traced = nullptr);
+// one left out. Returns the sites whose absence it did not notice. `traced` gets what it came by; of the
+// sites in `known` it is not asked.
+std::vector<SyncSite> unnoticed_removals(const std::function<bool()>& passes, Trace* traced = nullptr,
+                                         const std::set<SyncSite>& known = {});
 
 // For the machine: notes a launch; notes a site of it, true if it is to be left out.
 void note_launch(const void* kernel);

@@ -32,16 +32,19 @@ struct Launch {
   size_t smem = 0;
 };
 
+// Runs kernel(arguments...), or notes it with the arguments as they are now (Device::capture).
 template <class... P, class... A>
-void launch(const Device&, void (*kernel)(P...), const Launch& shape, A&&... arguments) {
+void launch(const Device& device, void (*kernel)(P...), const Launch& shape, A&&... arguments) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> arguments;
-  } call{kernel, {static_cast<P>(arguments)...}};
-  emulator::run_grid(
-      {shape.grid, shape.block, shape.smem}, reinterpret_cast<const void*>(kernel),
-      [](void* c) { std::apply(static_cast<Call*>(c)->kernel, static_cast<Call*>(c)->arguments); }, &call);
+  };
+  device.submit([shape, call = Call{kernel, {static_cast<P>(arguments)...}}]() mutable {
+    emulator::run_grid(
+        {shape.grid, shape.block, shape.smem}, reinterpret_cast<const void*>(call.kernel),
+        [](void* c) { std::apply(static_cast<Call*>(c)->kernel, static_cast<Call*>(c)->arguments); }, &call);
+  });
 }
 
 inline char* dyn_smem(Site site = Here::current()) { return emulator::shared_memory(site); }

@@ -64,13 +64,16 @@ std::vector<std::string> addr2line(const std::string& options, const std::string
   return lines;
 }
 
-// "void a::(anonymous namespace)::f<16, float>(int)" is f.
-std::string plain_name(std::string name) {
+// "void a::(anonymous namespace)::f<16, float>(int)" is f<16, float>.
+std::string instance_name(std::string name) {
   constexpr std::string_view kAnonymous = "(anonymous namespace)::";
   for (size_t at; (at = name.find(kAnonymous)) != std::string::npos;) name.erase(at, kAnonymous.size());
-  name.resize(std::min(name.size(), name.find_first_of("<(")));
-  const size_t begin = name.find_last_of(": ");
-  return begin == std::string::npos ? name : name.substr(begin + 1);
+  size_t begin = 0, end = 0;
+  for (int depth = 0; end < name.size() && (depth > 0 || name[end] != '('); ++end) {
+    depth += (name[end] == '<') - (name[end] == '>');
+    if (depth == 0 && (name[end] == ':' || name[end] == ' ')) begin = end + 1;
+  }
+  return name.substr(begin, end - begin);
 }
 
 }  // namespace
@@ -104,7 +107,9 @@ std::vector<Place> places(const std::vector<uintptr_t>& addresses) {
         const std::string& where = lines[f + 1];
         const size_t colon = where.rfind(':');
         if (where[0] == '?' || colon == std::string::npos) break;
-        place = {where.substr(0, colon), std::atoi(where.c_str() + colon + 1), plain_name(lines[f])};
+        const std::string instance = instance_name(lines[f]);
+        place = {where.substr(0, colon), std::atoi(where.c_str() + colon + 1),
+                 instance.substr(0, instance.find('<')), instance};
         if (place.file.find("/portable") == std::string::npos) break;
       }
     }

@@ -15,13 +15,13 @@ std::string ranges(const std::vector<int>& numbers);
 // address in the program's file.
 std::string source_line(uintptr_t return_address);
 
-// Where the code at an address of this program stands: {"/src/a.cu", 12, "my_kernel"}, the name without
-// namespaces and arguments; of what is inlined from portable.h the place that calls it. Of a return address
-// ask for the byte before. Empty where addr2line has no answer.
+// Where the code at an address of this program stands: {"/src/a.cu", 12, "my_kernel", "my_kernel<16>"}, names
+// without namespaces and parameters; of what is inlined from portable.h the place that calls it. Of a return
+// address ask for the byte before. Empty where addr2line has no answer.
 struct Place {
   std::string file;
   int line = 0;
-  std::string function;
+  std::string function, instance;
 };
 std::vector<Place> places(const std::vector<uintptr_t>& addresses);
 

@@ -28,6 +28,8 @@ std::string_view name_of(WarpOpKind kind) {
       return "stmatrix";
     case WarpOpKind::kMultiply:
       return "mma";
+    case WarpOpKind::kNamedBarrier:
+      return "named barrier";
   }
   return "?";
 }

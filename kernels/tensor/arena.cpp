@@ -59,6 +59,7 @@ GuardWatch::GuardWatch(Watch watch) : watch_(std::move(watch)) { guard_watch = &
 GuardWatch::~GuardWatch() { guard_watch = nullptr; }
 
 std::byte* Arena::obtain(size_t bytes, int owner) {
+  RK_CHECK(may_grow_, "[capture] ", bytes, " bytes are asked for that no plan of the arena foresaw");
   std::byte* data = nullptr;
   if (accelerator_ != nullptr) {
     data = obtain_on_accelerator(bytes);

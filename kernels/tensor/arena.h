@@ -78,6 +78,9 @@ class Arena {
 
   bool in_step() const { return current_ != nullptr; }
 
+  // While it may not, as in Device::capture, a request that no plan foresaw throws Error (kInternal).
+  void may_grow(bool allowed) { may_grow_ = allowed; }
+
   // For tests: from now on a block outside a step is filled with 0xFF (NaN in every float type) and stands
   // between guard bytes, which its release checks.
   void guard_blocks() { guarding_ = true; }
@@ -130,6 +133,7 @@ class Arena {
   int64_t slab_live_ = 0;  // blocks in it; 0 between steps
   std::vector<RetiredSlab> retired_;
   size_t persistent_bytes_ = 0, step_bytes_ = 0;
+  bool may_grow_ = true;
   bool guarding_ = false;
   int64_t damaged_blocks_ = 0;
 };

@@ -111,12 +111,31 @@ Accelerator& Device::accelerator() const {
 
 std::unique_ptr<Replay> Device::capture(std::function<void()> work) {
   if (accelerator_) return accelerator_->capture(work);
-  struct Again : Replay {
-    explicit Again(std::function<void()> body) : work(std::move(body)) {}
-    void run() override { work(); }
-    std::function<void()> work;
+  struct Graph : Replay {
+    void run() override {
+      for (const auto& node : nodes) node();
+    }
+    std::vector<std::function<void()>> nodes;
   };
-  return std::make_unique<Again>(std::move(work));
+  auto graph = std::make_unique<Graph>();
+  if (type_ != DeviceType::kEmul) {
+    graph->nodes.push_back(std::move(work));
+    return graph;
+  }
+  RK_CHECK(noted_ == nullptr, "[capture] inside another");
+  struct Noting {
+    explicit Noting(Device& d, std::vector<std::function<void()>>& nodes) : device(d) { note(&nodes); }
+    ~Noting() { note(nullptr); }
+    void note(std::vector<std::function<void()>>* nodes) {
+      device.noted_ = nodes;
+      device.arena_.may_grow(nodes == nullptr);
+    }
+    Device& device;
+  } noting(*this, graph->nodes);
+  work();
+  return graph;
 }
+
+void Device::refuse_in_capture(const char* why) const { RK_CHECK(noted_ == nullptr, "[capture] ", why); }
 
 }  // namespace rookery

@@ -7,6 +7,8 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "kernels/base/parallel.h"
 #include "kernels/tensor/accelerator.h"
@@ -60,16 +62,28 @@ class Device {
   DeviceType target() const { return type_ == DeviceType::kMeta ? plans_for : type_; }
 
   Profile* profile = nullptr;  // what listens to Range; set by the Profile itself
-  // `work`, to be run by the result as often as wanted: on kCuda what it launches, noted once as a graph (all
-  // its memory must come from a plan of the arena that is replayed); elsewhere the function itself.
+  // `work`, to be run by the result as often as wanted: on kCuda and kEmul what it launches, noted once as a
+  // graph with all numbers and addresses as they are now (its memory must come from a plan of the arena that
+  // is replayed); elsewhere the function itself.
   std::unique_ptr<Replay> capture(std::function<void()> work);
+
+  // What the stream is to kCuda, for devices on the host: `work`, which reads and writes memory of the device
+  // by its address, is done now, or noted where a capture is under way.
+  template <class Work>
+  void submit(Work work) const {
+    if (noted_ == nullptr) return work();
+    noted_->emplace_back(std::move(work));
+  }
+  // Of what the host does now with memory of the device: throws Error (kInternal) in a capture.
+  void refuse_in_capture(const char* why) const;
 
  private:
   DeviceType type_;
   CpuIsa isa_;
   ThreadPool pool_;
   std::unique_ptr<Accelerator> accelerator_;
-  Arena arena_;  // after what it takes its memory from
+  std::vector<std::function<void()>>* noted_ = nullptr;  // of the capture that is under way on kEmul
+  Arena arena_;                                          // after what it takes its memory from
 };
 
 // While it lives, what the device is told to do has this name in profiles: in those of NVIDIA's tools, and in

@@ -51,16 +51,24 @@ Tensor zeros(const Shape& shape, DType dtype, Device& device) {
 void fill_zero(const Tensor& t) {
   if (t.device().type() == DeviceType::kMeta) return;
   if (!t.device().on_host()) return t.device().accelerator().fill(t.raw(), 0, t.bytes());
-  std::memset(t.raw(), 0, t.bytes());
+  t.device().submit([to = t.raw(), bytes = t.bytes()] { std::memset(to, 0, bytes); });
 }
+
+namespace {
+// What a graph cannot have; a GPU's device says the same (kernels/cuda/device.cpp).
+constexpr const char* kCannotWait = "a graph cannot wait for the host";
+constexpr const char* kMayChange = "the host's memory may be another when the graph runs";
+}  // namespace
 
 void download(const Tensor& from, void* host) {
   if (!from.device().on_host()) return from.device().accelerator().download(from.raw(), host, from.bytes());
+  from.device().refuse_in_capture(kCannotWait);
   std::memcpy(host, from.raw(), from.bytes());
 }
 
 void upload(const void* host, const Tensor& to) {
   if (!to.device().on_host()) return to.device().accelerator().upload(host, to.raw(), to.bytes());
+  to.device().refuse_in_capture(kMayChange);
   std::memcpy(to.raw(), host, to.bytes());
 }
 
@@ -122,8 +130,9 @@ void sum(const Tensor& a, const Tensor& b, const Tensor& out, std::string_view w
   if (a.device().type() == DeviceType::kMeta) return;
   if (!a.device().on_host()) return a.device().accelerator().sum(a, b, out);
   auto add = [&]<class From, class To>() {
-    parallel_for(a.device().pool(), a.numel(), kSumGrain, [&](int64_t begin, int64_t end) {
-      add_loop(a.data<To>(), b.data<From>(), out.data<To>(), begin, end);
+    out.device().submit([&pool = out.device().pool(), n = a.numel(), a = a.data<To>(), b = b.data<From>(),
+                         out = out.data<To>()] {
+      parallel_for(pool, n, kSumGrain, [=](int64_t begin, int64_t end) { add_loop(a, b, out, begin, end); });
     });
   };
   if (mixed) return add.operator()<bf16, float>();
@@ -157,13 +166,22 @@ void copy(const Tensor& from, const Tensor& to) {
            from.dtype(), " to ", to.dtype());
   if (from.device().type() == DeviceType::kMeta) return;
   if (!from.device().on_host() || !to.device().on_host()) return copy_between(from, to);
+  if (&from.device() != &to.device()) {  // there and back
+    to.device().refuse_in_capture(kMayChange);
+    from.device().refuse_in_capture(kCannotWait);
+  }
+  const std::byte* source = from.raw();
+  std::byte* target = to.raw();
   if (from.dtype() != to.dtype())
-    return convert(from.raw(), from.dtype(), to.raw(), to.dtype(), from.numel());
-  if (from.raw() == to.raw()) return;
-  parallel_for(to.device().pool(), static_cast<int64_t>(from.bytes()), kCopyGrain,
-               [&](int64_t begin, int64_t end) {
-                 std::memcpy(to.raw() + begin, from.raw() + begin, static_cast<size_t>(end - begin));
-               });
+    return to.device().submit([=, from_dtype = from.dtype(), to_dtype = to.dtype(), n = from.numel()] {
+      convert(source, from_dtype, target, to_dtype, n);
+    });
+  if (source == target) return;
+  to.device().submit([=, &pool = to.device().pool(), bytes = static_cast<int64_t>(from.bytes())] {
+    parallel_for(pool, bytes, kCopyGrain, [=](int64_t begin, int64_t end) {
+      std::memcpy(target + begin, source + begin, static_cast<size_t>(end - begin));
+    });
+  });
 }
 
 void copy_columns(const Tensor& from, int64_t begin, int64_t count, const Tensor& to, int64_t at) {
@@ -181,8 +199,9 @@ void copy_columns(const Tensor& from, int64_t begin, int64_t count, const Tensor
   if (!device.on_host())
     return device.accelerator().copy_rows(source, from_pitch, target, to_pitch, bytes,
                                           static_cast<size_t>(B));
-  for (size_t b = 0; b < static_cast<size_t>(B); ++b)
-    std::memcpy(target + b * to_pitch, source + b * from_pitch, bytes);
+  device.submit([=, rows = static_cast<size_t>(B)] {
+    for (size_t b = 0; b < rows; ++b) std::memcpy(target + b * to_pitch, source + b * from_pitch, bytes);
+  });
 }
 
 void add_to(const Tensor& from, const Tensor& to) { sum(to, from, to, "[add_to]"); }
@@ -227,7 +246,10 @@ std::vector<double> doubles_of(const std::byte* data, DType dtype, int64_t n) {
 }  // namespace
 
 std::vector<double> to_doubles(const Tensor& t) {
-  if (t.device().on_host()) return doubles_of(t.raw(), t.dtype(), t.numel());
+  if (t.device().on_host()) {
+    t.device().refuse_in_capture(kCannotWait);
+    return doubles_of(t.raw(), t.dtype(), t.numel());
+  }
   std::vector<std::byte> staging(t.bytes());
   download(t, staging.data());
   return doubles_of(staging.data(), t.dtype(), t.numel());

@@ -143,6 +143,7 @@ Tensor tensor_from(std::span<const T> values, const Shape& shape, DType dtype, D
   RK_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "[tensor_from] ", values.size(),
            " values for shape ", shape);
   Tensor t = empty(shape, dtype, device);
+  device.refuse_in_capture("values of the host may be others when the graph runs");
   std::vector<std::byte> staging(device.on_host() ? 0 : t.bytes());
   std::byte* data = device.on_host() ? t.raw() : staging.data();
   for (size_t i = 0; i < values.size(); ++i) put_element(data, dtype, i, values[i]);

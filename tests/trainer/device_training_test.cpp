@@ -1,11 +1,14 @@
-// device_training_test.cpp: the training step on the emulated GPU beside the CPU: every architecture, fp32
-// and bf16, the memory plan, the step as a graph; and whole runs of the program there.
+// device_training_test.cpp: the training step on each GPU that is here, the emulated one at least, beside the
+// CPU: every architecture, fp32 and bf16, the memory plan, the step as a graph; and whole runs of the program
+// there.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <fstream>
+#include <functional>
 
 #include "kernels/base/str.h"
+#include "tests/support/op_case.h"
 #include "tests/support/tiny_run.h"
 #include "trainer/loop/memory_plan.h"
 #include "trainer/loop/step.h"
@@ -30,7 +33,16 @@ const Architecture kArchitectures[] = {
     {"finch_c2", "{arch: finch_c2, num_layers: 1, hidden_size: 32, head_size: 16, vocab_size: 257}"},
     {"goldfinch", "{arch: goldfinch, num_layers: 3, hidden_size: 32, head_size: 16, vocab_size: 257}"}};
 
-class DeviceTraining : public testing::Test {
+// All but the CPUs.
+std::vector<test::TestDevice> gpus() {
+  std::vector<test::TestDevice> devices = test::op_case_devices();
+  std::erase_if(devices, [](const test::TestDevice& d) { return d.type == DeviceType::kCpu; });
+  return devices;
+}
+const test::TestDevice kCpu{"cpu", DeviceType::kCpu,
+                            [](int threads) { return std::make_unique<Device>(DeviceType::kCpu, threads); }};
+
+class DeviceTraining : public testing::TestWithParam<test::TestDevice> {
  protected:
   static void SetUpTestSuite() {
     register_models();
@@ -39,6 +51,7 @@ class DeviceTraining : public testing::Test {
   }
   static void TearDownTestSuite() { runs_.reset(); }
   static std::string path(const std::string& name) { return runs_->path(name); }
+  static const test::TestDevice& gpu() { return GetParam(); }
 
   // Two micro-batches of 2 x 16 tokens a step. eps: with a small one the rounding of a gradient that is zero
   // in theory becomes a step of full size.
@@ -56,9 +69,10 @@ class DeviceTraining : public testing::Test {
 
 // A model that trains on its own device.
 struct Training {
-  Training(config::RunConfig config, DeviceType type)
-      : session(loop::make_session(std::move(config), type)),
-        recipe(make_recipe(*session.config.recipe)),
+  using Around = std::function<std::unique_ptr<Recipe>(std::unique_ptr<Recipe>)>;
+  Training(config::RunConfig config, const test::TestDevice& where, const Around& around = std::identity())
+      : session(loop::make_session(std::move(config), where.make(1))),
+        recipe(around(make_recipe(*session.config.recipe))),
         loader(loop::make_loader(session.config, session.model->vocab_size())),
         optim(*session.store, loop::make_adamw_config(session.config),
               [this](const Parameter& p) { return session.model->optim_group(p); }),
@@ -100,25 +114,25 @@ void expect_as_planned(const loop::MemoryPlan& planned, const loop::MemoryPlan& 
         << name;
 }
 
-TEST_F(DeviceTraining, EveryArchitectureLearnsAsOnTheCpu) {
+TEST_P(DeviceTraining, EveryArchitectureLearnsAsOnTheCpu) {
   for (const auto& [name, model] : kArchitectures) {
     SCOPED_TRACE(name);
-    const std::vector<double> cpu = Training(config_of(model, "fp32"), DeviceType::kCpu).losses(3);
-    Training fp32(config_of(model, "fp32"), DeviceType::kEmul);
-    const std::vector<double> emul = fp32.losses(3);
-    Training half(config_of(model, "bf16"), DeviceType::kEmul);
+    const std::vector<double> cpu = Training(config_of(model, "fp32"), kCpu).losses(3);
+    Training fp32(config_of(model, "fp32"), gpu());
+    const std::vector<double> single = fp32.losses(3);
+    Training half(config_of(model, "bf16"), gpu());
     const std::vector<double> bf16 = half.losses(3);
     EXPECT_LT(cpu[2], cpu[0]);
     for (size_t i = 0; i < 3; ++i) {
       // The first loss is of equal weights; each update adds the rounding of the moments' quotient, which is
       // large where gradients are near eps.
-      EXPECT_NEAR(emul[i], cpu[i], i == 0 ? 2e-6 : 2e-4) << "fp32, step " << i;
+      EXPECT_NEAR(single[i], cpu[i], i == 0 ? 2e-6 : 2e-4) << "fp32, step " << i;
       // 2^-9 of logits below 1, averaged over 64 tokens; then of updates of 3e-3 per parameter.
       EXPECT_NEAR(bf16[i], cpu[i], i == 0 ? 2e-3 : 2e-2) << "bf16, step " << i;
     }
-    EXPECT_NE(bf16, emul);
+    EXPECT_NE(bf16, single);
     const auto step_memory = [&](const char* precision, Training& t) {
-      const loop::MemoryPlan planned = loop::plan_memory(config_of(model, precision), DeviceType::kEmul);
+      const loop::MemoryPlan planned = loop::plan_memory(config_of(model, precision), gpu().type);
       expect_as_planned(planned, loop::memory_held(*t.session.device));
       EXPECT_EQ(planned.copies, std::string(precision) == "bf16" ? planned.parameters / 2 : 0);
     };
@@ -127,15 +141,15 @@ TEST_F(DeviceTraining, EveryArchitectureLearnsAsOnTheCpu) {
   }
 }
 
-TEST_F(DeviceTraining, TheStepIsNotedOnceAndFollowsTheMemory) {
+TEST_P(DeviceTraining, TheStepIsNotedOnceAndFollowsTheMemory) {
   auto config = [] { return config_of(kArchitectures[1].model, "bf16"); };
   config::RunConfig eager = config();
   eager.graph = "off";
-  Training plain(std::move(eager), DeviceType::kEmul);
+  Training plain(std::move(eager), gpu());
   const std::vector<double> expected = plain.losses(7);
   EXPECT_EQ(plain.graphs, 0);
 
-  Training noted(config(), DeviceType::kEmul);
+  Training noted(config(), gpu());
   Arena& arena = noted.session.device->arena();
   std::vector<double> found;
   for (int i = 0; i < 7; ++i) {
@@ -152,9 +166,54 @@ TEST_F(DeviceTraining, TheStepIsNotedOnceAndFollowsTheMemory) {
   EXPECT_EQ(to_doubles(noted.session.store->masters()), to_doubles(plain.session.store->masters()));
 }
 
+TEST_P(DeviceTraining, EveryArchitectureHasTheSameBitsByGraph) {
+  for (const auto& [name, model] : kArchitectures)
+    for (const char* precision : {"fp32", "bf16"}) {
+      SCOPED_TRACE(str(name, " in ", precision));
+      auto config = config_of(model, precision);
+      config.graph = "off";
+      Training plain(std::move(config), gpu()), noted(config_of(model, precision), gpu());
+      EXPECT_EQ(noted.losses(4), plain.losses(4));  // the third is noted, the fourth repeats it
+      EXPECT_EQ(noted.graphs, 1);
+      EXPECT_EQ(to_doubles(noted.session.store->masters()), to_doubles(plain.session.store->masters()));
+    }
+}
+
+// The same loss with a number of the host that is another at each call, which a graph has as it was when it
+// was noted.
+class CountsOnTheHost : public Recipe {
+ public:
+  explicit CountsOnTheHost(std::unique_ptr<Recipe> inner) : inner_(std::move(inner)) {}
+  ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
+                    int64_t accum_steps) override {
+    return inner_->loss(model, batch, cx, count + ++calls_, accum_steps);
+  }
+  Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) override {
+    return inner_->evaluate(model, batch, cx);
+  }
+
+ private:
+  std::unique_ptr<Recipe> inner_;
+  int64_t calls_ = 0;
+};
+
+// So a mistake of this kind fails the comparisons above.
+TEST_P(DeviceTraining, AGraphHasTheNumbersOfTheStepThatWasNoted) {
+  std::vector<std::vector<double>> losses;
+  for (const char* graph : {"off", "auto"}) {
+    auto config = config_of(kArchitectures[1].model, "fp32");
+    config.graph = graph;
+    Training t(std::move(config), gpu(),
+               [](std::unique_ptr<Recipe> r) { return std::make_unique<CountsOnTheHost>(std::move(r)); });
+    losses.push_back(t.losses(4));
+  }
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(losses[1][i], losses[0][i]) << i;
+  EXPECT_NE(losses[1][3], losses[0][3]);
+}
+
 // The bf16 copies are the masters, rounded: of trained and of frozen parameters.
-TEST_F(DeviceTraining, CopiesFollowTheMasters) {
-  Training t(config_of(kArchitectures[1].model, "bf16"), DeviceType::kEmul);
+TEST_P(DeviceTraining, CopiesFollowTheMasters) {
+  Training t(config_of(kArchitectures[1].model, "bf16"), gpu());
   Parameter& frozen = t.session.model->embedding();
   frozen.trainable = false;
   const std::vector<double> before = to_doubles(frozen.master),
@@ -170,11 +229,11 @@ TEST_F(DeviceTraining, CopiesFollowTheMasters) {
 }
 
 // Parts that came later have counts of their own, and norms are told as on the CPU.
-TEST_F(DeviceTraining, SegmentsAndNormsAsOnTheCpu) {
+TEST_P(DeviceTraining, SegmentsAndNormsAsOnTheCpu) {
   std::vector<std::vector<AdamW::Norms>> norms;
   std::vector<std::vector<double>> heads;
-  for (const DeviceType type : {DeviceType::kCpu, DeviceType::kEmul}) {
-    Training t(config_of(kArchitectures[1].model, "fp32"), type);
+  for (const test::TestDevice& device : {kCpu, gpu()}) {
+    Training t(config_of(kArchitectures[1].model, "fp32"), device);
     const size_t last = t.session.store->parameters().size() - 1;
     t.optim.set_segments(last, {{0, 0, 100, 50}, {0, 100, 257, 2}});
     t.one();
@@ -198,11 +257,11 @@ std::vector<std::string> on(const std::string& device, const std::string& precis
           "optim.eps=1e-8"};
 }
 
-TEST_F(DeviceTraining, AKilledRunEndsWithTheSameBits) {
+TEST_P(DeviceTraining, AKilledRunEndsWithTheSameBits) {
   for (const char* precision : {"fp32", "bf16"}) {
     SCOPED_TRACE(precision);
     const std::string whole = str("whole-", precision), killed = str("killed-", precision);
-    const auto clean = runs_->train(whole, on("emul", precision));
+    const auto clean = runs_->train(whole, on(gpu().name, precision));
     ASSERT_EQ(clean.code, 0) << clean.err;
     const Trace expected = runs_->trace(whole);
     EXPECT_EQ(expected.step, 6);
@@ -210,16 +269,16 @@ TEST_F(DeviceTraining, AKilledRunEndsWithTheSameBits) {
               std::string::npos);
     EXPECT_EQ(test::slurp(path(whole + "/train.log")).find("another than was planned"), std::string::npos);
     // In the fifth step, after the save at the third.
-    const auto fault = runs_->train(killed, on("emul", precision), "train.loss@5:kill");
+    const auto fault = runs_->train(killed, on(gpu().name, precision), "train.loss@5:kill");
     EXPECT_NE(fault.code, 0);
     EXPECT_EQ(runs_->trace(killed).step, 3);
-    const auto again = runs_->train(killed, on("emul", precision));
+    const auto again = runs_->train(killed, on(gpu().name, precision));
     ASSERT_EQ(again.code, 0) << again.err;
     EXPECT_EQ(runs_->trace(killed), expected);
   }
 }
 
-TEST_F(DeviceTraining, CheckpointsGoBetweenDevices) {
+TEST_P(DeviceTraining, CheckpointsGoBetweenDevices) {
   const auto losses = [&](const std::string& run) {
     std::vector<double> all;
     for (const auto& record : loop::read_metrics(path(run + "/metrics.jsonl")))
@@ -229,7 +288,7 @@ TEST_F(DeviceTraining, CheckpointsGoBetweenDevices) {
   const auto all_cpu = runs_->train("all-cpu", on("cpu", "fp32"));
   ASSERT_EQ(all_cpu.code, 0) << all_cpu.err;
   const std::vector<double> expected = losses("all-cpu");
-  for (const auto& [first, second] : {std::pair{"emul", "cpu"}, {"cpu", "emul"}}) {
+  for (const auto& [first, second] : {std::pair{gpu().name, kCpu.name}, {kCpu.name, gpu().name}}) {
     SCOPED_TRACE(first);
     const std::string run = str("from-", first);
     EXPECT_NE(runs_->train(run, on(first, "fp32"), "train.loss@5:kill").code, 0);
@@ -241,8 +300,8 @@ TEST_F(DeviceTraining, CheckpointsGoBetweenDevices) {
   }
 }
 
-TEST_F(DeviceTraining, AStepThatIsNotFiniteIsNotApplied) {
-  Training t(config_of(kArchitectures[1].model, "fp32"), DeviceType::kEmul);
+TEST_P(DeviceTraining, AStepThatIsNotFiniteIsNotApplied) {
+  Training t(config_of(kArchitectures[1].model, "fp32"), gpu());
   t.one();
   const std::vector<double> before = to_doubles(t.session.store->masters());
   // An infinite weight of the head: no loss is finite.
@@ -259,11 +318,16 @@ TEST_F(DeviceTraining, AStepThatIsNotFiniteIsNotApplied) {
   EXPECT_TRUE(t.one().update.finite);
 }
 
-TEST_F(DeviceTraining, DoublePrecisionIsForTheCpu) {
-  const auto run = runs_->train("double", {"device=emul", "precision=fp64"});
+TEST_P(DeviceTraining, DoublePrecisionIsForTheCpu) {
+  const auto run = runs_->train("double", {"device=" + gpu().name, "precision=fp64"});
   EXPECT_EQ(run.code, static_cast<int>(ExitCode::kConfig));
-  EXPECT_NE(run.err.find("precision fp64 is for the CPU, the device is emul"), std::string::npos) << run.err;
+  EXPECT_NE(run.err.find("precision fp64 is for the CPU, the device is " + gpu().name), std::string::npos)
+      << run.err;
 }
+
+INSTANTIATE_TEST_SUITE_P(On, DeviceTraining, testing::ValuesIn(gpus()),
+                         [](const auto& tested) { return tested.param.name; });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(DeviceTraining);
 
 }  // namespace
 }  // namespace rookery

@@ -94,6 +94,7 @@ void TrainStep::run_or_replay() {
     if (on_graph_) on_graph_();
   }
   graph_->run();
+  report_.forward_s = report_.backward_s = report_.optim_s = NAN;  // one piece
 }
 
 TrainStep::Report TrainStep::run(const std::vector<data::Batch>& batches, double lr) {

@@ -23,7 +23,7 @@ class TrainStep {
 
   struct Report {
     double loss, loss_max;  // of the step; that of the worst micro-batch
-    // Seconds of the CPU; NaN on a GPU, which works on when the host has gone on.
+    // Seconds of the CPU; NaN of a graph, and on a GPU, which works on when the host has gone on.
     double forward_s, backward_s, optim_s;
     AdamW::Report update;
   };

@@ -1,6 +1,8 @@
 // product.cpp: picks the library by device and dtype (kernels/ops/matmul/product.h).
 #include "kernels/ops/matmul/product.h"
 
+#include <type_traits>
+
 #include "kernels/cuda/blas.h"
 #include "kernels/ops/matmul/gemm.h"
 
@@ -18,14 +20,13 @@ cuda::GpuMatrix on_gpu(const Matrix& m) {
 
 // A matrix in float, its rows as stored.
 struct Widened {
-  Widened(const Matrix& m, int64_t rows, int64_t columns)
+  Widened(const Operand<bf16>& m, int64_t rows, int64_t columns)
       : ld(m.transposed ? rows : columns), transposed(m.transposed) {
     const int64_t stored = transposed ? columns : rows;
     values.resize(static_cast<size_t>(stored * ld));
     for (int64_t i = 0; i < stored; ++i)
       for (int64_t j = 0; j < ld; ++j)
-        values[static_cast<size_t>(i * ld + j)] =
-            static_cast<float>(m.tensor.data<bf16>()[m.offset + i * m.ld + j]);
+        values[static_cast<size_t>(i * ld + j)] = static_cast<float>(m.data[i * m.ld + j]);
   }
   Operand<float> operand() const { return {values.data(), ld, transposed}; }
 
@@ -34,20 +35,24 @@ struct Widened {
   std::vector<float> values;
 };
 
-// What the GPU's library does, for emul: exact products, sums in float, one rounding.
-void bf16_product(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, bool accumulate,
-                  const Matrix& c) {
-  Device& device = c.tensor.device();
-  const Widened wide_a(a, m, k), wide_b(b, k, n);
-  const float beta = accumulate ? 1 : 0;
-  if (c.tensor.dtype() == DType::kF32)
-    return parallel_gemm(device, m, n, k, wide_a.operand(), wide_b.operand(), beta,
-                         c.tensor.data<float>() + c.offset, c.ld);
-  Widened wide_c(c, m, n);
-  parallel_gemm(device, m, n, k, wide_a.operand(), wide_b.operand(), beta, wide_c.values.data(), n);
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < n; ++j)
-      c.tensor.data<bf16>()[c.offset + i * c.ld + j] = bf16(wide_c.values[static_cast<size_t>(i * n + j)]);
+// bf16 as the GPU's library does it, for emul: exact products, sums in float, one rounding.
+template <class In, class Out>
+void multiply(Device& device, int64_t m, int64_t n, int64_t k, const Operand<In>& a, const Operand<In>& b,
+              bool accumulate, Out* c, int64_t ldc) {
+  if constexpr (!std::is_same_v<In, bf16>) {
+    parallel_gemm(device, m, n, k, a, b, Out(accumulate ? 1 : 0), c, ldc);
+  } else {
+    const Widened wide_a(a, m, k), wide_b(b, k, n);
+    const float beta = accumulate ? 1 : 0;
+    if constexpr (std::is_same_v<Out, float>) {
+      parallel_gemm(device, m, n, k, wide_a.operand(), wide_b.operand(), beta, c, ldc);
+    } else {
+      Widened wide_c({c, ldc}, m, n);
+      parallel_gemm(device, m, n, k, wide_a.operand(), wide_b.operand(), beta, wide_c.values.data(), n);
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t j = 0; j < n; ++j) c[i * ldc + j] = bf16(wide_c.values[static_cast<size_t>(i * n + j)]);
+    }
+  }
 }
 
 }  // namespace
@@ -64,14 +69,18 @@ void product(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, 
     const Range range(device, "product");
     return cuda::product(device, {m, n, k, on_gpu(a), on_gpu(b), on_gpu(c), in, out, accumulate});
   }
-  if (in == DType::kBF16) {
-    if (device.type() != DeviceType::kMeta) bf16_product(m, n, k, a, b, accumulate, c);
-    return;
-  }
-  dispatch_float(in, [&]<class T>() {
-    parallel_gemm(device, m, n, k, operand<T>(a), operand<T>(b), accumulate ? T(1) : T(0),
-                  c.tensor.data<T>() + c.offset, c.ld);
-  });
+  if (in == DType::kBF16 && device.type() == DeviceType::kMeta) return;
+  // By address: what is noted outlives the tensors.
+  auto submit = [&]<class In, class Out>() {
+    device.submit([=, &device, a = operand<In>(a), b = operand<In>(b), to = c.tensor.data<Out>() + c.offset,
+                   ld = c.ld] { multiply(device, m, n, k, a, b, accumulate, to, ld); });
+  };
+  if (in != DType::kBF16)
+    dispatch_float(in, [&]<class T>() { submit.template operator()<T, T>(); });
+  else if (out == DType::kF32)
+    submit.operator()<bf16, float>();
+  else
+    submit.operator()<bf16, bf16>();
 }
 
 }  // namespace rookery

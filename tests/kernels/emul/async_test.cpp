@@ -116,6 +116,48 @@ TEST(NamedBarrier, FaultsAreFound) {
                           if (threadIdx.x < 32) rk::named_barrier_sync(1, 64);
                         }),
                "deadlock:\n  named barrier of ");
+  EXPECT_FAULT(fault_of(32, [] { rk::named_barrier_sync(1 + (threadIdx.x == 3), 32); }),
+               "divergent warp 0: lane 3 waits at named barrier 2 of ");
+  EXPECT_FAULT(fault_of(64,
+                        [] {
+                          if (threadIdx.x < 16) rk::named_barrier_sync(1, 32);
+                        }),
+               "lanes 16-31 have not come");
+  EXPECT_FAULT(fault_of(64,
+                        [] {
+                          if (threadIdx.x % 32 != 0) {
+                            rk::named_barrier_sync(1, 64);
+                          } else {
+                            rk::named_barrier_arrive(1, 64);
+                          }
+                        }),
+               "divergent warp 0: lane 1 waits at named barrier 1 of ");
+  EXPECT_FAULT(fault_of(64,
+                        [] {
+                          if (threadIdx.x < 32)
+                            for (int i = 0; i < 2; ++i) rk::named_barrier_arrive(1, 64);
+                        }),
+               "named barrier 1: warp 0 arrives again at ");
+}
+
+// A warp counts for 32 threads, the last one too where it has fewer; who only arrives goes on.
+TEST(NamedBarrier, CountsWarps) {
+  std::array<int, 48> seen{};
+  const std::function<void()> body = [&] {
+    if (threadIdx.x < 32) {
+      for (int i = 0; i < 2; ++i) rk::named_barrier_sync(1, 32);
+      rk::named_barrier_sync(2, 64);
+    } else {
+      rk::named_barrier_arrive(2, 64);
+    }
+    seen[threadIdx.x] = 1;
+  };
+  for (const Options& options : all_options()) {
+    const ScopedOptions scope(options);
+    EXPECT_EQ(fault_of(48, body), "no fault") << to_string(options);
+    EXPECT_EQ(std::accumulate(seen.begin(), seen.end(), 0), 48);
+    seen.fill(0);
+  }
 }
 
 TEST(Mbarrier, FaultsAreFound) {

@@ -1,6 +1,7 @@
 // every_kernel_test.cpp: each kernel of the program on small shapes: the same bits in whatever order its
-// threads and blocks run; and each of its barriers is left out in turn, which must be noticed. The sources
-// say which kernels and barriers there are, the emulator which of them kernel_cases.cpp came by.
+// threads and blocks run; and each barrier of each of its instances is left out in turn, which must be
+// noticed. The sources say which kernels and barriers there are, the emulator which of them kernel_cases.cpp
+// came by.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -56,51 +57,62 @@ Sources read_sources() {
   return found;
 }
 
+// Of each template of the size of heads all instances.
+std::vector<KernelCase> all_cases() {
+  std::vector<KernelCase> cases;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto add = [&](std::vector<KernelCase> more) {
+      for (KernelCase& c : more) cases.push_back({str(c.name, " in ", dtype), std::move(c.passes)});
+    };
+    add(kernel_cases(dtype));
+    for (const int64_t head : {32, 64, 128}) add(head_cases(dtype, head));
+  }
+  return cases;
+}
+
 TEST(EveryKernel, GivesTheSameBitsInEveryOrder) {
-  for (const DType dtype : {DType::kF32, DType::kBF16})
-    for (const KernelCase& c : kernel_cases(dtype)) {
-      SCOPED_TRACE(str(c.name, " in ", dtype));
-      EXPECT_TRUE(c.passes());
-      for (emulator::Options options : all_orders()) {
-        options.races = false;  // which any order shows
-        const emulator::ScopedOptions scope(options);
-        EXPECT_TRUE(c.passes()) << to_string(options);
-      }
+  for (const KernelCase& c : all_cases()) {
+    SCOPED_TRACE(c.name);
+    EXPECT_TRUE(c.passes());
+    for (emulator::Options options : all_orders()) {
+      options.races = false;  // which any order shows
+      const emulator::ScopedOptions scope(options);
+      EXPECT_TRUE(c.passes()) << to_string(options);
     }
+  }
 }
 
 #ifndef ROOKERY_NO_HOOKS
+// "kernels/ops/norm/norm_cuda.cu: norm_forward_kernel" of each.
+std::set<std::string> names_of(const std::set<const void*>& kernels) {
+  std::vector<uintptr_t> addresses;
+  for (const void* kernel : kernels) addresses.push_back(reinterpret_cast<uintptr_t>(kernel));
+  std::set<std::string> names;
+  for (const emulator::Place& place : emulator::places(addresses))
+    names.insert(project_path(place.file) + ": " + place.function);
+  return names;
+}
+
 TEST(EveryKernel, MissesEachOfItsBarriers) {
-  std::set<std::string> kernels, barriers, noticed;
-  std::map<std::string, std::string> unnoticed;  // by kernel and barrier
-  std::vector<KernelCase> cases = kernel_cases(DType::kF32);
-  for (KernelCase& c : kernel_cases(DType::kBF16)) cases.push_back(std::move(c));
-  for (const KernelCase& c : cases) {
+  emulator::Trace seen;
+  std::set<emulator::SyncSite> noticed;  // a site is of one instance of its kernel
+  std::map<emulator::SyncSite, std::string> unnoticed;
+  for (const KernelCase& c : all_cases()) {
     emulator::Trace traced;
-    const auto missed = emulator::unnoticed_removals(c.passes, &traced);
-    std::vector<const void*> order(traced.kernels.begin(), traced.kernels.end());
-    std::vector<uintptr_t> addresses;
-    for (const void* kernel : order) addresses.push_back(reinterpret_cast<uintptr_t>(kernel));
-    std::map<const void*, std::string> names;
-    const std::vector<emulator::Place> places = emulator::places(addresses);
-    for (size_t i = 0; i < order.size(); ++i) {
-      names[order[i]] = project_path(places[i].file) + ": " + places[i].function;
-      kernels.insert(names[order[i]]);
-    }
-    for (const emulator::SyncSite& site : traced.sites) {
-      const std::string where = str(project_path(site.file), ":", site.line);
-      barriers.insert(where);
-      const std::string both = str(names[site.kernel], ", ", site.what, " of ", where);
-      if (std::find(missed.begin(), missed.end(), site) == missed.end()) {
-        noticed.insert(both);
-      } else {
-        unnoticed[both] = c.name;
-      }
-    }
+    const auto missed = emulator::unnoticed_removals(c.passes, &traced, noticed);
+    for (const emulator::SyncSite& site : missed) unnoticed[site] = c.name;
+    for (const emulator::SyncSite& site : traced.sites)
+      if (std::find(missed.begin(), missed.end(), site) == missed.end()) noticed.insert(site);
+    seen.kernels.merge(traced.kernels);
+    seen.sites.merge(traced.sites);
   }
-  for (const auto& [both, name] : unnoticed)
-    EXPECT_TRUE(noticed.contains(both))
-        << both << " can be left out: case '" << name << "' is too weak, or it is not needed";
+  for (const auto& [site, name] : unnoticed)
+    EXPECT_TRUE(noticed.contains(site))
+        << to_string(site) << " can be left out: case '" << name << "' is too weak, or it is not needed";
+  const std::set<std::string> kernels = names_of(seen.kernels);
+  std::set<std::string> barriers;
+  for (const emulator::SyncSite& site : seen.sites)
+    barriers.insert(str(project_path(site.file), ":", site.line));
   const Sources sources = read_sources();
   EXPECT_GT(sources.kernels.size(), 30u) << "kernels are written in another way";
   EXPECT_GT(sources.barriers.size(), 40u) << "barriers are written in another way";
@@ -108,7 +120,8 @@ TEST(EveryKernel, MissesEachOfItsBarriers) {
     EXPECT_TRUE(kernels.contains(kernel)) << kernel << " is launched by no case of kernel_cases.cpp";
   for (const std::string& barrier : sources.barriers)
     EXPECT_TRUE(barriers.contains(barrier)) << barrier << " is reached by no case of kernel_cases.cpp";
-  std::cout << sources.kernels.size() << " kernels, " << noticed.size() << " barriers of them\n";
+  std::cout << sources.kernels.size() << " kernels, " << seen.kernels.size() << " instances of them, "
+            << noticed.size() << " barriers\n";
 }
 #endif
 

@@ -198,7 +198,7 @@ OpCase norm_shift() {
 
 // Tokens of two segments.
 constexpr int64_t kTokens = kWkv6GpuSegment + 6;
-static_assert(kWkv6GpuSegment == kWkv7GpuSegment);
+static_assert(kWkv6GpuSegment == kWkv7GpuSegment && kWkv6GpuHead == kWkv7GpuHead);
 OpCase wkv(const std::string& name, int64_t N, const std::vector<Input>& more,
            const std::function<ops::WkvOut(const In&)>& run) {
   const Shape rows{1, kTokens, 1, N};
@@ -312,6 +312,16 @@ KernelCase adamw(DType dtype) {
 }
 
 }  // namespace
+
+std::vector<KernelCase> head_cases(DType dtype, int64_t head) {
+  std::vector<OpCase> ops = {attention(head)};
+  if (dtype == DType::kBF16) ops.push_back(attention(head, 70));  // tiles of 64, copied in the background
+  if (head <= kWkv6GpuHead)
+    for (const auto& wkv_case : {wkv5, wkv6, wkv7}) ops.push_back(wkv_case(head));
+  std::vector<KernelCase> cases;
+  for (const OpCase& c : ops) cases.push_back({str(c.name(), ", heads of ", head), c.on_emul(dtype)});
+  return cases;
+}
 
 std::vector<KernelCase> kernel_cases(DType dtype, int64_t head) {
   std::vector<KernelCase> cases = {elementwise(dtype), adamw(dtype)};

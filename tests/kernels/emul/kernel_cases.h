@@ -18,5 +18,7 @@ struct KernelCase {
 
 // With activations in `dtype`, kF32 or kBF16, and heads of `head` channels.
 std::vector<KernelCase> kernel_cases(DType dtype, int64_t head = 12);
+// Of the kernels that are templates of the size of heads.
+std::vector<KernelCase> head_cases(DType dtype, int64_t head);
 
 }  // namespace rookery::test
