@@ -70,18 +70,18 @@ OpCase attention(int64_t D, int64_t T = 40) {
 }
 
 // In the second part of the keys no query of the second sequence sees any.
-OpCase attention_in_parts() {
+OpCase attention_in_parts(int64_t D) {
   OpCase c("attention in parts");
   const auto constant = [&](const char* name, const Shape& shape) {
     c.constant(name, shape, random_values(name, shape.numel(), {-1, 1}));
   };
-  constant("q", {2, 3, 1, 4}), constant("k", {2, 23, 1, 4}), constant("v", {2, 23, 1, 4});
+  constant("q", {2, 3, 1, D}), constant("k", {2, 23, 1, D}), constant("v", {2, 23, 1, D});
   c.integers("starts", {2, 3}, DType::kU8, marks(6, {3}));
-  c.run = [](const In& in) {
+  c.run = [D](const In& in) {
     const auto part = [&](int64_t begin, int64_t count) {
       const auto keys = [&](const Tensor& x) {
-        const Tensor some = empty({2, count, 1, 4}, x.dtype(), x.device());
-        const size_t key = 4 * dtype_size(x.dtype());
+        const Tensor some = empty({2, count, 1, D}, x.dtype(), x.device());
+        const size_t key = static_cast<size_t>(D) * dtype_size(x.dtype());
         for (int64_t b = 0; b < 2; ++b)
           std::memcpy(some.raw() + b * count * key, x.raw() + (b * 23 + begin) * key, count * key);
         return some;
@@ -314,8 +314,7 @@ KernelCase adamw(DType dtype) {
 }  // namespace
 
 std::vector<KernelCase> head_cases(DType dtype, int64_t head) {
-  std::vector<OpCase> ops = {attention(head)};
-  if (dtype == DType::kBF16) ops.push_back(attention(head, 70));  // tiles of 64, copied in the background
+  std::vector<OpCase> ops = {attention(head, 70), attention_in_parts(head)};  // tiles are of up to 64 tokens
   if (head <= kWkv6GpuHead)
     for (const auto& wkv_case : {wkv5, wkv6, wkv7}) ops.push_back(wkv_case(head));
   std::vector<KernelCase> cases;
@@ -326,8 +325,8 @@ std::vector<KernelCase> head_cases(DType dtype, int64_t head) {
 std::vector<KernelCase> kernel_cases(DType dtype, int64_t head) {
   std::vector<KernelCase> cases = {elementwise(dtype), adamw(dtype)};
   for (OpCase c :
-       {activations(), attention(head), attention_in_parts(), cross_entropy(), embedding(), goose(), linear(),
-        norms(), rope(), token_shift(), norm_shift(), wkv5(head), wkv6(head), wkv7(head)})
+       {activations(), attention(head), attention_in_parts(4), cross_entropy(), embedding(), goose(),
+        linear(), norms(), rope(), token_shift(), norm_shift(), wkv5(head), wkv6(head), wkv7(head)})
     cases.push_back({c.name(), c.on_emul(dtype)});
   // Has kernels of its own for bf16, by tiles of 64 tokens which are copied in the background.
   cases.push_back({"attention in bf16", attention(8, 70).on_emul(DType::kBF16)});
