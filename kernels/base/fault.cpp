@@ -73,6 +73,7 @@ constexpr Row kRows[] = {
     {"io.mkdir", kBare, "a folder being made"},
     {"io.syncdir", kBare, "fsync of a folder after a rename"},
     {"data.read", kBare, "a read of a text file or token set, which `eio` fails"},
+    {"comm.start", kBare, "a rank, before it joins its world"},
     {"comm.collective", kBare, "a rank's call of a collective, before it takes part"},
     {"train.loss", kBare, "the loss of a training step, which `nan` replaces"},
     {"test", kAtomicFile | kRemove | kExchange | kBare, "files that only the tests write"},

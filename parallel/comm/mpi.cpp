@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstring>
 #include <deque>
+#include <exception>
 #include <thread>
 
 #include "parallel/comm/reduce.h"
@@ -24,7 +25,7 @@ using std::chrono::milliseconds;
 // Shared by the session and its communicators.
 struct Session::State {
   MPI_Comm comm = MPI_COMM_NULL;
-  int rank = 0, size = 1, highest_tag = 0;
+  int rank = 0, size = 1, local_rank = 0, local_size = 1, highest_tag = 0;
   std::atomic<int> inside{0};   // threads that wait in MPI
   std::atomic<int> next_id{1};  // of communicators; 0 is the world
   bool finished = false;
@@ -97,15 +98,17 @@ class MpiCommunicator : public Communicator {
     RK_CHECK(id_ <= (state_->highest_tag - kTags) / kTags, "[split] ", id_, " communicators were made");
   }
 
-  // What was sent and not received yet must lie still until it is; of a failed world nobody asks for it.
+  // What was sent and not received yet must lie still until it is. After an error nobody asks for it, and
+  // nobody is waited for.
   ~MpiCommunicator() override {
+    const bool healthy = std::uncaught_exceptions() == exceptions_ && !watch_->raised();
     try {
       for (Message& m : sent_)
-        if (!watch_->raised()) wait(m.requests, "~Communicator");
+        if (healthy) wait(m.requests, "~Communicator");
     } catch (const Error&) {
     }
-    if (watch_->raised())
-      for (Message& m : sent_) m.bytes.release();  // MPI may still read it
+    if (!healthy || watch_->raised())
+      for (Message& m : sent_) static_cast<void>(m.bytes.release());  // MPI may still read it
   }
 
   int rank() const override { return rank_; }
@@ -582,7 +585,7 @@ class MpiCommunicator : public Communicator {
 
   std::shared_ptr<Session::State> state_;
   std::shared_ptr<Watch> watch_;
-  int id_, rank_ = 0;
+  int id_, rank_ = 0, exceptions_ = std::uncaught_exceptions();
   std::vector<int> ranks_;  // of the world
   std::deque<Message> sent_, own_;
   Requests first_, second_;
@@ -615,6 +618,11 @@ Session::Session() : state_(std::make_shared<State>()) {
   RK_MPI(MPI_Comm_set_errhandler(state_->comm, MPI_ERRORS_RETURN));
   RK_MPI(MPI_Comm_rank(state_->comm, &state_->rank));
   RK_MPI(MPI_Comm_size(state_->comm, &state_->size));
+  MPI_Comm local = MPI_COMM_NULL;
+  RK_MPI(MPI_Comm_split_type(state_->comm, MPI_COMM_TYPE_SHARED, state_->rank, MPI_INFO_NULL, &local));
+  RK_MPI(MPI_Comm_rank(local, &state_->local_rank));
+  RK_MPI(MPI_Comm_size(local, &state_->local_size));
+  RK_MPI(MPI_Comm_free(&local));
   int* highest = nullptr;
   int found = 0;
   RK_MPI(MPI_Comm_get_attr(state_->comm, MPI_TAG_UB, &highest, &found));
@@ -625,6 +633,8 @@ Session::~Session() = default;
 
 int Session::rank() const { return state_->rank; }
 int Session::size() const { return state_->size; }
+int Session::local_rank() const { return state_->local_rank; }
+int Session::local_size() const { return state_->local_size; }
 
 std::unique_ptr<Communicator> Session::communicator(std::shared_ptr<Watch> watch) {
   std::vector<int> all;

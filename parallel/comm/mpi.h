@@ -24,6 +24,8 @@ class Session {
 
   int rank() const;
   int size() const;
+  int local_rank() const;  // among the ranks of this machine
+  int local_size() const;
   // All ranks. Messages between two ranks keep their order within a communicator; communicators do not
   // disturb each other, also on several threads. split() is for one thread at a time.
   std::unique_ptr<Communicator> communicator(std::shared_ptr<Watch> watch);

@@ -16,6 +16,8 @@ Session::Session() {
 Session::~Session() = default;
 int Session::rank() const { return 0; }
 int Session::size() const { return 1; }
+int Session::local_rank() const { return 0; }
+int Session::local_size() const { return 1; }
 std::unique_ptr<Communicator> Session::communicator(std::shared_ptr<Watch>) { return self_communicator(); }
 void Session::native(Collective, const Tensor&, const Tensor&) const {}
 void Session::finish() {}
