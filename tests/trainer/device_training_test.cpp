@@ -16,6 +16,9 @@
 #include "trainer/models/registry.h"
 
 namespace rookery {
+namespace test {
+void PrintTo(const TestDevice& device, std::ostream* out) { *out << device.name; }  // in the names of tests
+}  // namespace test
 namespace {
 
 using test::Trace;
@@ -179,36 +182,63 @@ TEST_P(DeviceTraining, EveryArchitectureHasTheSameBitsByGraph) {
     }
 }
 
-// The same loss with a number of the host that is another at each call, which a graph has as it was when it
-// was noted.
-class CountsOnTheHost : public Recipe {
+// A recipe that trains on another loss.
+class Altered : public Recipe {
  public:
-  explicit CountsOnTheHost(std::unique_ptr<Recipe> inner) : inner_(std::move(inner)) {}
+  using Loss = std::function<ops::LossOut(Recipe& recipe, Model& model, const DeviceBatch& batch,
+                                          nn::Context& cx, int64_t count, int64_t accum_steps)>;
+  Altered(std::unique_ptr<Recipe> recipe, Loss loss) : recipe_(std::move(recipe)), loss_(std::move(loss)) {}
   ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
                     int64_t accum_steps) override {
-    return inner_->loss(model, batch, cx, count + ++calls_, accum_steps);
+    return loss_(*recipe_, model, batch, cx, count, accum_steps);
   }
   Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) override {
-    return inner_->evaluate(model, batch, cx);
+    return recipe_->evaluate(model, batch, cx);
   }
 
  private:
-  std::unique_ptr<Recipe> inner_;
-  int64_t calls_ = 0;
+  std::unique_ptr<Recipe> recipe_;
+  Loss loss_;
 };
+Training::Around altered(const Altered::Loss& loss) {
+  return [=](std::unique_ptr<Recipe> recipe) { return std::make_unique<Altered>(std::move(recipe), loss); };
+}
 
-// So a mistake of this kind fails the comparisons above.
+// A number of the host that is another at each call: a mistake that the comparisons above must see.
 TEST_P(DeviceTraining, AGraphHasTheNumbersOfTheStepThatWasNoted) {
   std::vector<std::vector<double>> losses;
   for (const char* graph : {"off", "auto"}) {
     auto config = config_of(kArchitectures[1].model, "fp32");
     config.graph = graph;
+    int64_t calls = 0;
     Training t(std::move(config), gpu(),
-               [](std::unique_ptr<Recipe> r) { return std::make_unique<CountsOnTheHost>(std::move(r)); });
+               altered([&](Recipe& recipe, Model& model, const DeviceBatch& batch, nn::Context& cx,
+                           int64_t count, int64_t accum_steps) {
+                 return recipe.loss(model, batch, cx, count + ++calls, accum_steps);
+               }));
     losses.push_back(t.losses(4));
   }
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(losses[1][i], losses[0][i]) << i;
   EXPECT_NE(losses[1][3], losses[0][3]);
+}
+
+TEST_P(DeviceTraining, AStepThatAsksTheHostIsNoGraph) {
+  Training t(config_of(kArchitectures[1].model, "fp32"), gpu(),
+             altered([](Recipe& recipe, Model& model, const DeviceBatch& batch, nn::Context& cx,
+                        int64_t count, int64_t accum_steps) {
+               const ops::LossOut out = recipe.loss(model, batch, cx, count, accum_steps);
+               EXPECT_TRUE(std::isfinite(to_doubles(out.loss.value())[0]));
+               return out;
+             }));
+  t.losses(2);
+  try {
+    t.one();
+    ADD_FAILURE() << "the third step waited for the host";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("graph: a step could not be noted: "), std::string::npos)
+        << e.what();
+    EXPECT_NE(std::string(e.what()).find("a graph cannot wait for the host"), std::string::npos) << e.what();
+  }
 }
 
 // The bf16 copies are the masters, rounded: of trained and of frozen parameters.
