@@ -26,7 +26,8 @@ InputFile::InputFile(fs::path path) : path_(std::move(path)) {
   // O_NONBLOCK: opening a FIFO by mistake must not wait for a writer.
   fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd_ < 0)
-    fail(ExitCode::kNoInput, "DATA-21", path_.native(), ": cannot be opened: ", std::strerror(errno));
+    fail(ExitCode::kNoInput, "DATA-21", path_.native(), ": cannot be opened: ", std::strerror(errno),
+         " (working folder ", fs::current_path().native(), "); mend the path or the file's permissions");
   struct stat s {};
   if (::fstat(fd_, &s) != 0 || !S_ISREG(s.st_mode)) {
     ::close(fd_);

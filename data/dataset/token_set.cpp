@@ -180,7 +180,8 @@ std::unique_ptr<TokenSet> open_token_set(const fs::path& path, TokenView view) {
   if (has_h5) return open_hdf5_set(path, with(".h5"));
   if (has_idx) return open_binidx(path, path, view);
   fail(ExitCode::kNoInput, "DATA-21", path.native(), ": no token set there (looked for ", path.native(), ", ",
-       with(".h5").native(), ", ", with(".idx").native(), " from ", fs::current_path().native(), ")");
+       with(".h5").native(), ", ", with(".idx").native(), " from ", fs::current_path().native(),
+       "); mend the path, or make a set with `rookery data prepare`");
 }
 
 }  // namespace rookery::data

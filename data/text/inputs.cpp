@@ -45,7 +45,8 @@ std::vector<fs::path> files_of_glob(const std::string& pattern) {
   if (rc == 0) files.assign(found.gl_pathv, found.gl_pathv + found.gl_pathc);
   ::globfree(&found);
   if (rc != 0 && rc != GLOB_NOMATCH)
-    fail(ExitCode::kNoInput, "DATA-21", pattern, ": a folder of the pattern cannot be read");
+    fail(ExitCode::kNoInput, "DATA-21", pattern,
+         ": a folder of the pattern cannot be read; mend its permissions, or name the files");
   return files;
 }
 
@@ -64,7 +65,7 @@ TextInputs collect_inputs(const std::vector<std::string>& patterns) {
       files = files_of_glob(pattern);
     if (files.empty())
       fail(ExitCode::kNoInput, "DATA-21", pattern, ": matches no text file (working folder ",
-           fs::current_path().native(), "), expected .txt, .jsonl, .json or .ndjson");
+           fs::current_path().native(), "), expected .txt, .jsonl, .json or .ndjson; mend the path");
     std::sort(files.begin(), files.end(),
               [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); });
     for (const fs::path& path : files) {

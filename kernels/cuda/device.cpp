@@ -57,8 +57,8 @@ class TimingMark : public Mark {
 
 }  // namespace
 
-GpuAccelerator::GpuAccelerator(const DeviceOptions& options, std::string name)
-    : index_(options.index), name_(std::move(name)) {
+GpuAccelerator::GpuAccelerator(const DeviceOptions& options, const Gpu& gpu)
+    : index_(options.index), name_(gpu.name), multiprocessors_(gpu.multiprocessors) {
   use();
   stream_.emplace();
   staging_.emplace();
@@ -73,6 +73,7 @@ GpuAccelerator::~GpuAccelerator() {
 void GpuAccelerator::use() const { RK_CUDA(cudaSetDevice(index_)); }
 
 std::string GpuAccelerator::name() const { return name_; }
+int GpuAccelerator::multiprocessors() const { return multiprocessors_; }
 void* GpuAccelerator::stream() const {
   use();  // whoever asks is about to call CUDA with it
   return stream_->native();
@@ -192,16 +193,32 @@ Runtime inspect() {
   if (works(cudaDriverGetVersion(&r.driver)) && works(cudaGetDeviceCount(&count))) {
     for (int i = 0; i < count; ++i) {
       cudaDeviceProp p;
-      int kilohertz = 0;
+      int kilohertz = 0, mode = cudaComputeModeDefault;
       if (works(cudaGetDeviceProperties(&p, i)) &&
-          works(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, i)))
+          works(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, i)) &&
+          works(cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, i)))
         r.gpus.push_back({i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount,
-                          1e3 * static_cast<double>(kilohertz), ""});
+                          1e3 * static_cast<double>(kilohertz),
+                          mode == cudaComputeModeDefault      ? ComputeMode::kDefault
+                          : mode == cudaComputeModeProhibited ? ComputeMode::kProhibited
+                                                              : ComputeMode::kExclusive,
+                          ""});
     }
   }
   cudaGetLastError();  // a failed call must not show at the next kernel
   diagnose(r);
   return r;
+}
+
+Trial try_gpu(int index) {
+  Trial trial;
+  size_t total = 0;
+  cudaError_t error = cudaSetDevice(index);
+  if (error == cudaSuccess) error = cudaMemGetInfo(&trial.free_bytes, &total);
+  trial.out_of_memory = error == cudaErrorMemoryAllocation;
+  if (error != cudaSuccess) trial.refusal = str(cudaGetErrorName(error), ", ", cudaGetErrorString(error));
+  cudaGetLastError();  // as above
+  return trial;
 }
 
 std::unique_ptr<Device> make_device(const DeviceOptions& options) {
@@ -213,7 +230,7 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
     if (!gpu.problem.empty())
       fail(ExitCode::kUnavailable, "DEV-04", "device: cuda: GPU ", gpu.index, " (", gpu.name, ") has ",
            gpu.problem);
-    return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu.name), options.num_threads);
+    return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu), options.num_threads);
   }
   fail(ExitCode::kUnavailable, "DEV-06", "device: cuda: found ", runtime.gpus.size(),
        " GPUs, expected one of index ", options.index);

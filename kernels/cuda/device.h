@@ -1,6 +1,7 @@
 // device.h: GPUs as devices. In a build without CUDA (no_cuda.cpp) there are none, and the errors say so.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -11,6 +12,8 @@
 
 namespace rookery::cuda {
 
+enum class ComputeMode : uint8_t { kDefault, kExclusive, kProhibited };  // of `nvidia-smi -c`
+
 struct Gpu {
   int index = 0;
   std::string name;
@@ -18,6 +21,7 @@ struct Gpu {
   size_t total_bytes = 0;
   int multiprocessors = 0;
   double clock_hz = 0;
+  ComputeMode mode = ComputeMode::kDefault;
   std::string problem;  // why this build cannot use it; empty: it can
 };
 
@@ -34,6 +38,21 @@ struct Runtime {
 Runtime inspect();                      // never throws
 std::string version_text(int version);  // "13.2"
 
+// What a GPU answers when a process begins to use it.
+struct Trial {
+  size_t free_bytes = 0;
+  bool out_of_memory = false;
+  std::string refusal;  // what the driver answered instead; empty: it can be used
+};
+Trial try_gpu(int index);  // makes a context, never throws
+
+// What is worth knowing of a GPU that this build has kernels for, with what to do about it.
+struct Finding {
+  std::string text;
+  bool fatal;  // it cannot be used
+};
+std::vector<Finding> findings(const Gpu& gpu, const Trial& trial);
+
 // Of cuBLASLt, as found: "13.0.2". Throws Error kUnavailable CUDA-02.
 std::string blas_version();
 
@@ -47,6 +66,8 @@ struct DeviceOptions {
 // (architecture), DEV-05 (built without CUDA), DEV-06 (no such index).
 std::unique_ptr<Device> make_device(const DeviceOptions& options);
 
+// Does the driver have to translate kernels built for `architectures` for compute capability major.minor?
+bool translated(std::string_view architectures, int major, int minor);
 // Do kernels built for `architectures` ("80;90a", as CMake has them) run on compute capability major.minor?
 bool runs_on(std::string_view architectures, int major, int minor);
 // Fills `problem` and `problem_id`, and those of the gpus, from the rest.

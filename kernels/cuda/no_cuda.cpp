@@ -16,6 +16,8 @@ std::unique_ptr<Device> make_device(const DeviceOptions&) {
   fail(ExitCode::kUnavailable, runtime.problem_id, "device: cuda: ", runtime.problem);
 }
 
+Trial try_gpu(int) { return {.refusal = inspect().problem}; }
+
 std::string blas_version() {
   const Runtime runtime = inspect();
   fail(ExitCode::kUnavailable, runtime.problem_id, "cuBLASLt: ", runtime.problem);

@@ -146,7 +146,8 @@ TEST_F(BinIdx, EveryFaultHasItsMessage) {
   write_text(folder_.path() / "set.bin", "odd");
   expect_error([&] { open_token_set(folder_.path() / "set"); }, ExitCode::kData, "DATA-03",
                {"multiple of 2"});
-  expect_error([&] { open_token_set(folder_.path() / "none"); }, ExitCode::kNoInput, "DATA-21", {"none.idx"});
+  expect_error([&] { open_token_set(folder_.path() / "none"); }, ExitCode::kNoInput, "DATA-21",
+               {"none.idx", "rookery data prepare"});
 }
 
 TEST_F(BinIdx, ModesOfMultimodalFilesAreIgnored) {

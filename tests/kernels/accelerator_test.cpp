@@ -21,6 +21,7 @@ class FakeGpu : public Accelerator {
  public:
   explicit FakeGpu(size_t bytes) : total_(bytes) {}
   std::string name() const override { return "fake GPU"; }
+  int multiprocessors() const override { return 1; }
   void* stream() const override { return nullptr; }
   void synchronize() override {}
   std::byte* allocate(size_t bytes) override {
@@ -340,6 +341,63 @@ TEST(Gpus, WhatIsWrongIsNamed) {
   EXPECT_EQ(usable.problem, "");
   EXPECT_NE(usable.gpus[0].problem, "");
   EXPECT_EQ(usable.gpus[1].problem, "");
+}
+
+TEST(Gpus, OneThatIsThereAndNotForThisBuild) {
+  EXPECT_TRUE(cuda::translated("80;90a", 12, 0));
+  EXPECT_FALSE(cuda::translated("80;90a", 9, 0));
+  EXPECT_FALSE(cuda::translated("80-real", 12, 0));
+  cuda::Runtime r;
+  r.built = true;
+  r.toolkit = 13020;
+  r.driver = 13000;
+  r.architectures = "80";
+  cuda::Gpu gpu;
+  gpu.name = "New";
+  gpu.major = 12;
+  r.gpus = {gpu};
+  cuda::diagnose(r);
+  EXPECT_EQ(r.problem_id, "DEV-04");
+  EXPECT_NE(r.problem.find("translate kernels of CUDA 13.2, and it is for 13.0; update it"),
+            std::string::npos)
+      << r.problem;
+  // Machine code needs no newer driver of the same major version.
+  r.gpus[0].major = 8;
+  cuda::diagnose(r);
+  EXPECT_EQ(r.problem, "");
+  r.gpus[0].mode = cuda::ComputeMode::kProhibited;
+  cuda::diagnose(r);
+  EXPECT_NE(r.problem.find("nvidia-smi -i 0 -c DEFAULT"), std::string::npos) << r.problem;
+}
+
+TEST(Gpus, WhatIsFoundWhenOneIsTried) {
+  cuda::Gpu gpu;
+  gpu.index = 3;
+  gpu.name = "NVIDIA H200";
+  gpu.total_bytes = size_t{140} << 30;
+  auto expect = [&](const cuda::Trial& trial, bool usable, std::initializer_list<const char*> parts) {
+    std::string text;
+    bool fatal = false;
+    for (const cuda::Finding& f : cuda::findings(gpu, trial)) {
+      text += f.text + "\n";
+      fatal = fatal || f.fatal;
+    }
+    EXPECT_EQ(fatal, !usable) << text;
+    EXPECT_EQ(text.empty(), parts.size() == 0) << text;
+    for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << part << " in " << text;
+  };
+  const size_t free = size_t{139} << 30;
+  expect({free, false, ""}, true, {});
+  expect({size_t{200} << 20, false, ""}, false, {"found 0.1 GiB of 140.0 GiB free", "1.0 GiB", "nvidia-smi"});
+  expect({0, true, "cudaErrorMemoryAllocation, out of memory"}, false, {"0.0 GiB", "CUDA_VISIBLE_DEVICES"});
+  expect({0, false, "cudaErrorECCUncorrectable, x"}, false, {"cudaErrorECCUncorrectable", "Xid"});
+  gpu.mode = cuda::ComputeMode::kExclusive;
+  expect({free, false, ""}, true, {"one process at a time"});
+  expect({0, false, "cudaErrorDevicesUnavailable, busy"}, false,
+         {"Exclusive_Process", "cudaErrorDevicesUnavailable", "nvidia-smi -i 3 -c DEFAULT"});
+  gpu.mode = cuda::ComputeMode::kDefault;
+  gpu.name = "NVIDIA H200 MIG 1g.18gb";
+  expect({free, false, ""}, true, {"MIG slice", "nvidia-smi -mig 0"});
 }
 
 TEST(Gpus, WithoutOneTheErrorSaysWhy) {

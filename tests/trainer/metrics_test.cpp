@@ -250,11 +250,14 @@ TEST_F(MetricsLogTest, LossEqualsTensorBoardBitForBit) {
 }
 
 TEST(Peak, OfGpusByTheirNames) {
-  EXPECT_EQ(known_peak_tflops("NVIDIA H200"), 989);
-  EXPECT_EQ(known_peak_tflops("NVIDIA H100 80GB HBM3"), 989);
-  EXPECT_EQ(known_peak_tflops("NVIDIA H100 PCIe"), 756);
-  EXPECT_EQ(known_peak_tflops("NVIDIA A100-SXM4-80GB"), 312);
-  EXPECT_EQ(known_peak_tflops("another"), 0);
+  EXPECT_EQ(known_peak_tflops("NVIDIA H200", 132), 989);
+  EXPECT_EQ(known_peak_tflops("NVIDIA H100 80GB HBM3", 132), 989);
+  EXPECT_EQ(known_peak_tflops("NVIDIA H100 PCIe", 114), 756);
+  EXPECT_EQ(known_peak_tflops("NVIDIA A100-SXM4-80GB", 108), 312);
+  EXPECT_EQ(known_peak_tflops("another", 132), 0);
+  // A slice has the share of its multiprocessors.
+  EXPECT_EQ(known_peak_tflops("NVIDIA H200 MIG 1g.18gb", 16), 989 * 16 / 132.0);
+  EXPECT_EQ(known_peak_tflops("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 42), 312 * 42 / 108.0);
 }
 
 TEST_F(MetricsLogTest, MfuIsUnknownWithoutAPeak) {

@@ -213,16 +213,20 @@ TEST(Plan, Command) {
 
 // Of another block only its input stays with `block`; the FLOPs are those of a second forward pass.
 TEST(Plan, StepByRecompute) {
+  std::vector cases = {std::tuple("cpu", "fp32", 4), {"cpu", "fp64", 8}, {"cuda", "bf16", 2}};
+#ifdef ROOKERY_HAVE_EMUL
+  cases.push_back({"emul", "bf16", 2});
+#endif
   for (const char* model : {"goose-1m", "finch-10m", "llama-quickstart"}) {
     SCOPED_TRACE(model);
-    for (const auto& [device, precision, bytes] :
-         {std::tuple("cpu", "fp32", 4), {"cpu", "fp64", 8}, {"cuda", "bf16", 2}}) {
+    for (const auto& [device, precision, bytes] : cases) {
       const auto planned = run_rookery({"plan", "--step", "--json", str("configs/small/", model, ".yaml"),
                                         str("device=", device), str("precision=", precision),
                                         "data.seq_len=128", "recipe.micro_batch_size=4"});
       ASSERT_EQ(planned.code, 0) << planned.err;
       const auto run = nlohmann::json::parse(planned.out)["runs"][0];
       const auto &none = run["recompute"][0], &selective = run["recompute"][1], &block = run["recompute"][2];
+      EXPECT_EQ(run["device"], device);
       const double D = run["hidden_size"].get<double>();
       EXPECT_EQ(block["bytes_per_block_and_token"].get<double>(), bytes * D);
       for (const char* key : {"bytes", "bytes_at_once", "bytes_per_block_and_token"}) {

@@ -120,6 +120,9 @@ TEST_F(TrainCommand, ProfileShowsStepsPhasesOperationsAndKernels) {
       EXPECT_EQ(std::count_if(phases.begin(), phases.end(), [&](const Slice& p) { return p.holds(s); }), 1)
           << kind << " " << s.name;
   }
+  const auto saves = of("phase", "save");  // after step 3
+  ASSERT_EQ(saves.size(), 1u);
+  EXPECT_TRUE(steps[0].end <= saves[0].begin && saves[0].end <= steps[1].begin);
   for (const Slice& s : of("kernel", "wkv6_backward")) {
     const auto around = of("backward", "wkv6");
     EXPECT_TRUE(std::any_of(around.begin(), around.end(), [&](const Slice& o) { return o.holds(s); }));
@@ -133,6 +136,13 @@ TEST_F(TrainCommand, ProfileOfAShortRunOrAFullDiskHoldsNothingUp) {
   EXPECT_EQ(short_run.code, 0) << short_run.err;
   EXPECT_TRUE(logs("short", "--profile: found 2 steps"));
   EXPECT_FALSE(fs::exists(path("short/trace.json")));
+  // The trace of a run's end has its last save.
+  const auto whole = runs_->train("whole", {"--profile", "recipe.max_steps=4"});
+  EXPECT_EQ(whole.code, 0) << whole.err;
+  std::string last;
+  for (const auto& e : nlohmann::json::parse(test::slurp(path("whole/trace.json")))["traceEvents"])
+    if (e["ph"] == "X" && e["cat"] == "phase") last = e["name"];
+  EXPECT_EQ(last, "save");
   const auto full = runs_->train("full", {"--profile", "recipe.max_steps=4"}, "run.trace.write:enospc");
   EXPECT_EQ(full.code, 0) << full.err;
   EXPECT_TRUE(logs("full", "--profile: "));

@@ -9,7 +9,6 @@
 #include "trainer/loop/device.h"
 #include "trainer/loop/human.h"
 #include "trainer/loop/memory_plan.h"
-#include "trainer/loop/peak.h"
 #include "trainer/loop/step.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/models/registry.h"
@@ -91,7 +90,7 @@ int bench_gpu_step(const StepSizes& s, const std::string& where, bool json) {
   const double time = median(seconds), tokens = static_cast<double>(s.batch * s.seq_len);
   const double flops = loop::train_flops_per_token(*session.model, s.seq_len) * tokens;
   const double recomputed = loop::recomputed_flops_per_token(*session.model, s.seq_len) * tokens;
-  const double peak = device.on_host() ? 0 : 1e12 * loop::known_peak_tflops(device.accelerator().name());
+  const double peak = 1e12 * loop::known_peak_tflops(device);
   nlohmann::json result{{"model", s.arch},
                         {"device", where},
                         {"precision", s.precision},

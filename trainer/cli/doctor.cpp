@@ -126,18 +126,26 @@ void add_gpus(std::vector<Check>& checks) {
                    ? str(cuda::version_text(runtime.toolkit), ", kernels for ", runtime.architectures,
                          ", driver for ", runtime.driver == 0 ? "none" : cuda::version_text(runtime.driver))
                    : "not built in"});
-  for (const cuda::Gpu& gpu : runtime.gpus)
-    checks.push_back({str("GPU ", gpu.index),
-                      str(gpu.name, ", ", gib(double(gpu.total_bytes)), ", ", gpu.multiprocessors,
-                          " multiprocessors, compute capability ", gpu.major, ".", gpu.minor,
-                          gpu.problem.empty() ? "" : ": " + gpu.problem),
-                      gpu.problem.empty()});
-  if (runtime.problem.empty()) {
-    checks.push_back(guarded("cuBLASLt", cuda::blas_version));
-    for (const cuda::Gpu& gpu : runtime.gpus)
-      if (gpu.problem.empty())
-        checks.push_back(guarded(str("GPU ", gpu.index, " at work"), [&] { return gpu_work(gpu.index); }));
+  std::vector<int> usable;
+  for (const cuda::Gpu& gpu : runtime.gpus) {
+    Check check{str("GPU ", gpu.index),
+                str(gpu.name, ", ", gib(double(gpu.total_bytes)), ", ", gpu.multiprocessors,
+                    " multiprocessors, compute capability ", gpu.major, ".", gpu.minor),
+                gpu.problem.empty()};
+    if (!check.ok) {
+      check.found += ": " + gpu.problem;
+    } else {
+      for (const cuda::Finding& finding : cuda::findings(gpu, cuda::try_gpu(gpu.index))) {
+        check.found += ": " + finding.text;
+        check.ok = check.ok && !finding.fatal;
+      }
+    }
+    if (check.ok) usable.push_back(gpu.index);
+    checks.push_back(std::move(check));
   }
+  if (runtime.problem.empty()) checks.push_back(guarded("cuBLASLt", cuda::blas_version));
+  for (const int index : usable)
+    checks.push_back(guarded(str("GPU ", index, " at work"), [&] { return gpu_work(index); }));
   if (runtime.gpus.empty() && runtime.built)
     checks.push_back({"GPU", "none: " + runtime.problem, runtime.problem_id != "DEV-03"});
 }

@@ -118,7 +118,7 @@ nlohmann::json cache(const std::string& file, const Arguments& a) {
 // A step of so many blocks on the meta device.
 plan::StepMemory step_memory(const config::RunConfig& c, const std::string& recompute, DType dtype) {
   auto device = std::make_unique<Device>(DeviceType::kMeta, static_cast<int>(c.threads));
-  device->plans_for = c.device == "cuda" ? DeviceType::kCuda : DeviceType::kCpu;
+  device->plans_for = loop::device_type(c);
   const loop::Session s =
       loop::make_session(config::parse_run(config::resolved_yaml(c), c.name), std::move(device));
   s.model->recompute = recompute_from_string(recompute);
@@ -127,10 +127,10 @@ plan::StepMemory step_memory(const config::RunConfig& c, const std::string& reco
 
 nlohmann::json step(const std::string& file, const Arguments& a) {
   const config::RunConfig c = load_config(file, a).config;
-  const bool gpu = c.device == "cuda";
-  const DType dtype = c.precision == "fp64"          ? DType::kF64
-                      : gpu && c.precision == "bf16" ? DType::kBF16
-                                                     : DType::kF32;
+  const DeviceType target = loop::device_type(c);
+  const DType dtype = c.precision == "fp64"                                 ? DType::kF64
+                      : target != DeviceType::kCpu && c.precision == "bf16" ? DType::kBF16
+                                                                            : DType::kF32;
   const auto model = make_model(*c.model);
   const int64_t L = model->num_blocks(), D = model->embedding().global[1];
   const int64_t B = c.recipe->micro_batch_size, T = c.data.seq_len;
@@ -139,7 +139,7 @@ nlohmann::json step(const std::string& file, const Arguments& a) {
   const config::RunConfig deeper = config::load_run({file}, twice).config;
   nlohmann::json result{{"name", c.name},
                         {"arch", c.model->arch()},
-                        {"device", gpu ? "cuda" : "cpu"},
+                        {"device", str(target)},
                         {"dtype", str(dtype)},
                         {"hidden_size", D},
                         {"head_elements", model->head().global.numel()},
@@ -161,7 +161,7 @@ nlohmann::json step(const std::string& file, const Arguments& a) {
   if (a.flag("json")) return result;
 
   print(str(c.name, " (", c.model->arch(), "), L ", L, ", D ", D, ": activations in ", dtype, " of ", B,
-            " x ", T, " tokens, as on ", gpu ? "cuda" : "cpu"));
+            " x ", T, " tokens, as on ", target));
   print(str("  ", left("recompute", 10), right("GiB", 9), right("at once", 10),
             right("per block and token", 28), right("FLOPs per token", 18)));
   for (const auto& row : result["recompute"]) {
@@ -225,19 +225,14 @@ Command plan_command() {
   c.name = "plan";
   c.summary = "parameters of a model, and the memory that generation keeps or a training step takes";
   c.details =
-      "Counts the parameters of each configuration from the shapes alone, so any size fits any machine. With "
-      "--cache: "
-      "the memory that generation keeps between two tokens, by length of the text: a constant state, or keys "
-      "and "
-      "values of every token. The sizes come from a run without arithmetic; a model of up to 64 million "
-      "parameters "
-      "is also run, and what it takes from memory is printed. After it stand the GoldFinch paper's table and "
-      "ratios by "
-      "their formulas. With --step: the activations of one micro-batch for each recipe.recompute, without "
-      "data: "
-      "what the packed plan takes, the most that is live at once, and how much of that one block more adds "
-      "per "
-      "token, found by a model of twice the blocks.";
+      "Counts the parameters of each configuration from the shapes alone, so any size fits any machine. "
+      "With --cache: the memory that generation keeps between two tokens, by length of the text: a "
+      "constant state, or keys and values of every token. The sizes come from a run without arithmetic; a "
+      "model of up to 64 million parameters is also run, and what it takes from memory is printed. After "
+      "it stand the GoldFinch paper's table and ratios by their formulas. With --step: the activations of "
+      "one micro-batch for each recipe.recompute, without data: what the packed plan takes, the most that "
+      "is live at once, and how much of that one block more adds per token, found by a model of twice the "
+      "blocks.";
   c.positional = "CONFIG... [key=value...]";
   c.most_positional = Command::kAny;
   c.takes_overrides = true;

@@ -5,6 +5,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/ops/backend.h"
 #include "trainer/loop/memory_plan.h"
+#include "trainer/loop/peak.h"
 
 namespace rookery::loop {
 namespace {
@@ -34,6 +35,11 @@ DeviceType device_type(const config::RunConfig& config) {
   if (config.device == "cuda") return DeviceType::kCuda;
   // auto as well: training on a GPU must be asked for as long as docs/gpu-results.md has not seen it.
   return config.device == "emul" ? DeviceType::kEmul : DeviceType::kCpu;
+}
+
+double known_peak_tflops(const Device& device) {
+  if (device.on_host()) return 0;
+  return known_peak_tflops(device.accelerator().name(), device.accelerator().multiprocessors());
 }
 
 std::unique_ptr<Device> open_device(const config::RunConfig& config, DeviceType type) {

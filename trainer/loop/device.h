@@ -17,6 +17,9 @@ std::unique_ptr<Device> open_device(const config::RunConfig& config, DeviceType 
 // The kind of it, without making one: cuda although there may be none.
 DeviceType device_type(const config::RunConfig& config);
 
+// known_peak_tflops() of a GPU (trainer/loop/peak.h); 0: of none that is known.
+double known_peak_tflops(const Device& device);
+
 // Which operation of a training step has no kernel for `target`: the text of DEV-01; empty: all have.
 std::string missing_kernel(const config::RunConfig& config, DeviceType target);
 

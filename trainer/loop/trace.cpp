@@ -70,15 +70,24 @@ StepTrace::StepTrace(Device& device, io::fs::path file, int64_t steps)
 void StepTrace::begin_step() {
   if (seen_++ < kFirst) return;
   if (!profile_) profile_.emplace(device_);
-  device_.profile = &*profile_;
-  profile_->begin("step", Profile::Kind::kPhase);
+  begin("step");
 }
 
 void StepTrace::end_step() {
+  end();
+  if (profile_) ++traced_;
+}
+
+void StepTrace::begin(const char* name) {
+  if (!profile_) return;
+  device_.profile = &*profile_;
+  profile_->begin(name, Profile::Kind::kPhase);
+}
+
+void StepTrace::end() {
   if (!profile_) return;
   profile_->end();
-  device_.profile = nullptr;  // what comes between steps, such as evaluation, is not of them
-  ++traced_;
+  device_.profile = nullptr;  // what comes between, such as evaluation, is not in it
 }
 
 std::string StepTrace::write() {

@@ -16,14 +16,17 @@ namespace rookery::loop {
 // and, where the device is a GPU, on another of its own time; "memory" counts the bytes in use.
 nlohmann::json chrome_trace(const Profile& profile, const Device& device);
 
-// RUN/trace.json of `steps` steps, the first two of the process left out: they plan the memory and measure
-// matrix products.
+// RUN/trace.json of `steps` steps and the saves between and after them, the first two of the process left
+// out: they plan the memory and measure matrix products.
 class StepTrace {
  public:
   StepTrace(Device& device, io::fs::path file, int64_t steps);
   // Around each step of the run.
   void begin_step();
   void end_step();
+  // Around what else belongs into it, a slice of this name; nothing before the first step that is in it.
+  void begin(const char* name);
+  void end();
   bool complete() const { return traced_ == wanted_; }
   // Once, when complete or at the end of a run that had fewer steps. What there is to say about it.
   std::string write();

@@ -11,7 +11,6 @@
 #include "trainer/loop/device.h"
 #include "trainer/loop/environment.h"
 #include "trainer/loop/human.h"
-#include "trainer/loop/peak.h"
 #include "trainer/plan/count.h"
 
 namespace rookery::loop {
@@ -142,8 +141,12 @@ ExitCode Trainer::run() {
                      (when.every_minutes > 0 && steady_now() - last_save_at_ > when.every_minutes * 60) ||
                      (when.keep_best > 0 && state_.best_validation < best);
     const bool last_chance = request.stop || state_.step == total || state_.goal_reached;
+    if (due || request.save || last_chance) {
+      if (trace_) trace_->begin("save");
+      save(last_chance);
+      if (trace_) trace_->end();
+    }
     if (trace_ && (last_chance || trace_->complete())) save_trace();
-    if (due || request.save || last_chance) save(last_chance);
     if (state_.goal_reached) {
       log_->info(str("eval.stop_accuracy ", c.eval.stop_accuracy, " is reached: the run ends at step ",
                      state_.step));
@@ -462,8 +465,7 @@ void Trainer::start_log() {
   log.flops_per_token = train_flops_per_token(*session_.model, c.data.seq_len);
   log.recomputed_flops_per_token = recomputed_flops_per_token(*session_.model, c.data.seq_len);
   const Device& device = *session_.device;
-  log.peak_tflops =
-      c.hardware.peak_tflops.value_or(device.on_host() ? 0 : known_peak_tflops(device.accelerator().name()));
+  log.peak_tflops = c.hardware.peak_tflops.value_or(known_peak_tflops(device));
   log.slowest_source = [this] { return loader_->slowest_source(); };
   log_ = std::make_unique<MetricsLog>(log, console_);
   for (const auto& [level, text] : early_) log_->already_shown(level, text);

@@ -45,10 +45,9 @@ class Mqar : public Recipe {
       e.nats += row;
     e.targets = batch.y.numel();
     const int64_t V = model.vocab_size();
-    const Tensor rows = logits.reshape({e.targets, V});
-    const std::vector<double> answers = to_doubles(batch.y);
+    const std::vector<double> all = to_doubles(logits), answers = to_doubles(batch.y);
     for (int64_t m = 0; m < e.targets; ++m) {
-      const std::vector<double> row = to_doubles(rows.narrow(m, 1));
+      const auto row = std::span(all).subspan(static_cast<size_t>(m * V), static_cast<size_t>(V));
       const auto best = std::max_element(row.begin(), row.end()) - row.begin();
       e.correct += static_cast<double>(best) == answers[static_cast<size_t>(m)];
     }
