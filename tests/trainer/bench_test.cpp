@@ -85,7 +85,9 @@ TEST(BenchOp, EveryKernelOfTheGpuIsInOne) {
 }
 
 TEST(BenchOp, PredictionsAreThoseOfTheDocumentation) {
-  const ProgramResult result = run_rookery({"bench", "op", "--predict"});
+  std::vector<std::string> words = {"bench", "op", "--predict"};
+  if (fs::exists("docs/gpu-check.json")) words.insert(words.end(), {"--from", "docs/gpu-check.json"});
+  const ProgramResult result = run_rookery(words);
   ASSERT_EQ(result.code, 0) << result.err;
   EXPECT_NE(slurp("docs/performance.md").find(result.out), std::string::npos)
       << "put this into docs/performance.md:\n"
@@ -105,6 +107,15 @@ TEST(BenchOp, PredictionsFollowFromBytesAndOperations) {
   EXPECT_EQ(rows[2]["flops"], 6.0 * 32768 * 2048 * 65536);
   EXPECT_NEAR(rows[2]["floor_seconds"].get<double>(), 33.4e-3, 1e-4);
   EXPECT_EQ(rows[2]["floor_by"], "products");
+}
+
+TEST(BenchOp, WithoutFloorsNothingIsMeasuredBeside) {
+  const ProgramResult result = run_rookery(small({"--no-floors", "--json", "tanh"}));
+  ASSERT_EQ(result.code, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  EXPECT_FALSE(json.contains("rates"));
+  EXPECT_GT(json["passes"][0]["seconds"].get<double>(), 0);
+  EXPECT_FALSE(json["passes"][0].contains("ratio"));
 }
 
 TEST(BenchOp, MistakesAreRefused) {

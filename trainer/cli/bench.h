@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -15,5 +17,8 @@ struct StepSizes {
 };
 // `rookery bench step` on "cuda" or "emul" (bench_gpu_step.cpp).
 int bench_gpu_step(const StepSizes& sizes, const std::string& device, bool json);
+
+// A gpu-check.json of `rookery bench report` that tells of a GPU. Throws Error kData BENCH-04, kNoInput.
+nlohmann::json read_gpu_check(const std::filesystem::path& path);
 
 }  // namespace rookery::cli

@@ -138,13 +138,11 @@ Command bench_load_command() {
   c.name = "load";
   c.summary = "reading a large .pth, beside plain reads and the largest tensor";
   c.details =
-      "Makes the file of a Finch of 1.6B parameters in bf16 (as a hole, which takes no room on the disk) or "
-      "takes "
-      "--file, reads it tensor by tensor into fp32 and tells the rate in bytes of the file, the rate of "
-      "reading "
-      "the same bytes without looking at them, and the peak of memory above what the program held before. "
-      "The "
-      "best of the repeats counts, so a file that fits into memory comes from there.";
+      "Makes the file of a Finch of 1.6B parameters in bf16 (as a hole, which takes no room on the disk) "
+      "or takes --file, reads it tensor by tensor into fp32 and tells the rate in bytes of the file, the "
+      "rate of reading the same bytes without looking at them, and the peak of memory above what the "
+      "program held before. The best of the repeats counts, so a file that fits into memory comes from "
+      "there.";
   c.options = {{"file", "FILE", "a .pth or .safetensors file to read instead"},
                {"dir", "FOLDER", "where the file is made", "."},
                {"repeat", "R", "times that it is read", "3"},

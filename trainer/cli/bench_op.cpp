@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -203,6 +204,10 @@ std::string amount(double value) {
 
 std::string milliseconds(double seconds) { return fixed(seconds * 1e3, seconds < 1e-3 ? 3 : 2); }
 
+std::string pass_key(const std::string& op, const std::string& shape, const std::string& pass) {
+  return op + ", " + shape + ", " + pass;
+}
+
 nlohmann::json json_of(const Work& work) {
   return {{"bytes", work.bytes},
           {"flops", work.flops},
@@ -210,8 +215,36 @@ nlohmann::json json_of(const Work& work) {
           {"exponentials", work.exponentials}};
 }
 
+// Seconds of a pass on a GPU, by "OP, SHAPE, PASS", of those whose kernels were all seen working there.
+std::map<std::string, double> measured(const std::string& gpu_check, const std::string& precision) {
+  const nlohmann::json check = read_gpu_check(gpu_check);
+  std::set<std::string> seen;
+  std::map<std::string, double> times;
+  auto each = [&](const char* key, auto&& take) {
+    try {
+      for (const nlohmann::json& one : check.value(key, nlohmann::json::array())) take(one);
+    } catch (const nlohmann::json::exception& e) {
+      fail(ExitCode::kData, "BENCH-04", gpu_check, ": ", key, ": found another form (", e.what(),
+           "), expected what `rookery bench report` writes");
+    }
+  };
+  each("kernels", [&](const nlohmann::json& k) {
+    if (k.at("seen").get<bool>()) seen.insert(k.at("kernel").get<std::string>());
+  });
+  each("passes", [&](const nlohmann::json& p) {
+    const auto kernels = p.at("kernels").get<std::vector<std::string>>();
+    const bool all = std::all_of(kernels.begin(), kernels.end(),
+                                 [&](const std::string& kernel) { return seen.contains(kernel); });
+    if (all && p.at("precision") == precision)
+      times[pass_key(p.at("op").get<std::string>(), p.at("shape").get<std::string>(),
+                     p.at("pass").get<std::string>())] = p.at("seconds").get<double>();
+  });
+  return times;
+}
+
 // The table of docs/performance.md: nothing runs.
-int predict(const std::vector<OpBench>& ops, const Rates& rates, bool json) {
+int predict(const std::vector<OpBench>& ops, const Rates& rates, const std::map<std::string, double>& times,
+            bool json) {
   nlohmann::json result = nlohmann::json::array();
   if (!json)
     std::printf(
@@ -228,11 +261,14 @@ int predict(const std::vector<OpBench>& ops, const Rates& rates, bool json) {
                   {"pass", pass},
                   {"floor_seconds", floor.seconds},
                   {"floor_by", floor.by}});
+      const auto time = times.find(pass_key(op.name, op.shape, pass));
+      if (time != times.end()) row["measured_seconds"] = time->second;
       result.push_back(row);
       if (!json)
-        std::printf("| %s | %s | %s | %s | %s | %s | %s ms | %s | |\n", op.name.c_str(), op.shape.c_str(),
+        std::printf("| %s | %s | %s | %s | %s | %s | %s ms | %s | %s|\n", op.name.c_str(), op.shape.c_str(),
                     pass, amount(work.bytes).c_str(), amount(work.flops + 2 * work.multiply_adds).c_str(),
-                    amount(work.exponentials).c_str(), milliseconds(floor.seconds).c_str(), floor.by);
+                    amount(work.exponentials).c_str(), milliseconds(floor.seconds).c_str(), floor.by,
+                    time == times.end() ? "" : (milliseconds(time->second) + " ms ").c_str());
     }
   if (json) std::cout << result.dump(2) << '\n';
   return 0;
@@ -259,8 +295,9 @@ int run(const Arguments& a) {
   if (prediction) {
     Device meta(DeviceType::kMeta);
     meta.plans_for = DeviceType::kCuda;
+    const auto from = a.maybe("from");
     return predict(chosen(all_ops(s, std::make_shared<Inputs>(meta, dtype)), a.positional()), h200(dtype),
-                   json);
+                   from ? measured(*from, precision) : std::map<std::string, double>(), json);
   }
 
   std::unique_ptr<Device> device;
@@ -292,7 +329,10 @@ int run(const Arguments& a) {
                         {"skipped", nlohmann::json::array()}};
   Rates rates;
   Tensor flush;
-  if (type == DeviceType::kCpu) {
+  const bool floors = !a.flag("no-floors");
+  if (!floors) {
+    if (!json) std::printf("%s, without floors.\n", precision.c_str());
+  } else if (type == DeviceType::kCpu) {
     rates = measure_cpu(*device, s);
     result["rates"] = {{"copy_bytes_per_s", rates.copy_bytes},
                        {"product_flops_per_s", rates.product_flops},
@@ -380,29 +420,26 @@ Command bench_op_command() {
   c.summary = "each operation beside the floor that memory or arithmetic sets";
   c.details =
       "Runs every operation, or those named, forward and backward on random data, as a training step does. "
-      "The "
-      "floor is the longest of: tensors read and written once at the copy bandwidth; floating-point "
-      "operations "
-      "of the matrix products at the rate of BLAS; multiply-adds of the state recurrence (per token and head "
-      "3 N^2 forward and 9 N^2 backward for wkv6 and wkv5, 5 N^2 and 14 N^2 for wkv7) at the FMA rate. All "
-      "three rates are measured first. A ratio below 1 means that the data stayed in cache, or that fewer "
-      "multiply-adds were needed than the plain recurrence takes.\n\n"
-      "On a GPU (--device cuda) times are those between events of its stream. The rates are a copy of 1 GiB "
-      "(read and written bytes), a product of 8192 (bf16) or 4096 (fp32) rows and columns, at which the "
-      "recurrence is counted too, and 16 exponentials a clock and multiprocessor. --device emul runs the "
-      "GPU's "
-      "kernels on the host, to try them, and has no floors. --predict prints the floors of one H200 (4.3 "
-      "TB/s, "
-      "790 TFLOP/s in bf16, 67 in fp32) and runs nothing.\n\n"
+      "The floor is the longest of: tensors read and written once at the copy bandwidth; floating-point "
+      "operations of the matrix products at the rate of BLAS; multiply-adds of the state recurrence (per "
+      "token and head 3 N^2 forward and 9 N^2 backward for wkv6 and wkv5, 5 N^2 and 14 N^2 for wkv7) at "
+      "the FMA rate. All three rates are measured first. A ratio below 1 means that the data stayed in "
+      "cache, or that fewer multiply-adds were needed than the plain recurrence takes.\n\n"
+      "On a GPU (--device cuda) times are those between events of its stream. The rates are a copy of 1 "
+      "GiB (read and written bytes), a product of 8192 (bf16) or 4096 (fp32) rows and columns, at which "
+      "the recurrence is counted too, and 16 exponentials a clock and multiprocessor. --device emul runs "
+      "the GPU's kernels on the host, to try them, and has no floors. --predict prints the floors of one "
+      "H200 (4.3 TB/s, 790 TFLOP/s in bf16, 67 in fp32) and runs nothing.\n\n"
       "cross_entropy does all three of its matrix products in the forward pass. ROOKERY_ISA chooses the "
       "instruction set of the CPU. Sizes that are not given are those of a 38M parameter Finch, with "
-      "--device "
-      "cuda those of models of 1.5B parameters.";
+      "--device cuda those of models of 1.5B parameters.";
   c.positional = "[NAME...]";
   c.most_positional = Command::kAny;
   c.options = {{"device", "DEVICE", "cpu, cuda or emul", "cpu"},
                {"json", "", "machine-readable output"},
                {"predict", "", "print the floors of one H200 as a table; nothing runs"},
+               {"from", "FILE", "with --predict: a gpu-check.json, for the times that were measured"},
+               {"no-floors", "", "measure no rates, and leave the caches as they are"},
                {"precision", "P", "fp32 or bf16; on a CPU fp32, else bf16"},
                {"cache", "STATE", "cold or warm: the L2 cache of a GPU before each call", "cold"},
                {"threads", "N", "threads; 0: all cores", "0"},

@@ -67,11 +67,10 @@ Command bench_prompt_command() {
   c.name = "prompt";
   c.summary = "time per token of reading a prompt, by its length";
   c.details =
-      "Reads prompts of random tokens as `rookery generate` does, with fresh weights of the configuration's "
-      "model, "
-      "doubling the length, and times one more token after each. The fastest of the repeats counts. A model "
-      "whose "
-      "time per token does not grow reads a prompt with constant work for each token.";
+      "Reads prompts of random tokens as `rookery generate` does, with fresh weights of the "
+      "configuration's model, doubling the length, and times one more token after each. The fastest of the "
+      "repeats counts. A model whose time per token does not grow reads a prompt with constant work for "
+      "each token.";
   c.positional = "CONFIG [key=value...]";
   c.least_positional = c.most_positional = 1;
   c.takes_overrides = true;

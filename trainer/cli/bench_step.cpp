@@ -310,15 +310,11 @@ Command bench_step_command() {
   c.summary = "a training step beside its matrix products, or beside a GPU's peak";
   c.details =
       "Medians over repeats. The products are the three of every weight (forward, gradient of the input, "
-      "gradient of the weight), run by "
-      "the same BLAS on the same threads; the ratio is what everything else costs. With --precision bf16 the "
-      "step and the products are also "
-      "measured in fp32.\n\n"
-      "With --device cuda it is the step of the trainer, of any --arch, as one CUDA graph, with its MFU and "
-      "HFU: "
-      "floating-point operations per second, HFU with what is recomputed, as shares of the GPU's dense bf16 "
-      "peak by "
-      "its data sheet. On a CPU the share is that of the rate of its own products.";
+      "gradient of the weight), run by the same BLAS on the same threads; the ratio is what everything "
+      "else costs. With --precision bf16 the step and the products are also measured in fp32.\n\n"
+      "With --device cuda it is the step of the trainer, of any --arch, as one CUDA graph, with its MFU "
+      "and HFU: floating-point operations per second, HFU with what is recomputed, as shares of the GPU's "
+      "dense bf16 peak by its data sheet. On a CPU the share is that of the rate of its own products.";
   c.options = {
       {"device", "DEVICE", "cpu, cuda, or emul: the GPU's kernels emulated", "cpu"},
       {"arch", "ARCH", "on a GPU rwkv5, rwkv6, rwkv7, goldfinch or llama", "rwkv6"},
