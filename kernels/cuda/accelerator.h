@@ -14,11 +14,10 @@ namespace rookery::cuda {
 
 class GpuAccelerator : public Accelerator {
  public:
-  GpuAccelerator(const DeviceOptions& options, const Gpu& gpu);
+  GpuAccelerator(const DeviceOptions& options, std::string name);
   ~GpuAccelerator() override;
 
   std::string name() const override;
-  int multiprocessors() const override;
   void* stream() const override;
   void synchronize() override;
   std::byte* allocate(size_t bytes) override;
@@ -46,7 +45,6 @@ class GpuAccelerator : public Accelerator {
  private:
   int index_;
   std::string name_;
-  int multiprocessors_;
   bool capturing_ = false;
   std::vector<std::byte*> freed_in_capture_;
   std::optional<Stream> stream_;  // made once the GPU is chosen

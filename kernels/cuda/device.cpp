@@ -57,8 +57,8 @@ class TimingMark : public Mark {
 
 }  // namespace
 
-GpuAccelerator::GpuAccelerator(const DeviceOptions& options, const Gpu& gpu)
-    : index_(options.index), name_(gpu.name), multiprocessors_(gpu.multiprocessors) {
+GpuAccelerator::GpuAccelerator(const DeviceOptions& options, std::string name)
+    : index_(options.index), name_(std::move(name)) {
   use();
   stream_.emplace();
   staging_.emplace();
@@ -73,7 +73,6 @@ GpuAccelerator::~GpuAccelerator() {
 void GpuAccelerator::use() const { RK_CUDA(cudaSetDevice(index_)); }
 
 std::string GpuAccelerator::name() const { return name_; }
-int GpuAccelerator::multiprocessors() const { return multiprocessors_; }
 void* GpuAccelerator::stream() const {
   use();  // whoever asks is about to call CUDA with it
   return stream_->native();
@@ -230,7 +229,7 @@ std::unique_ptr<Device> make_device(const DeviceOptions& options) {
     if (!gpu.problem.empty())
       fail(ExitCode::kUnavailable, "DEV-04", "device: cuda: GPU ", gpu.index, " (", gpu.name, ") has ",
            gpu.problem);
-    return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu), options.num_threads);
+    return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu.name), options.num_threads);
   }
   fail(ExitCode::kUnavailable, "DEV-06", "device: cuda: found ", runtime.gpus.size(),
        " GPUs, expected one of index ", options.index);

@@ -63,7 +63,7 @@ struct DeviceOptions {
   std::filesystem::path cache = {};  // folder for what was measured; empty: measure again in each process
 };
 // Throws Error kUnavailable DEV-02 (no GPU), DEV-03 (the driver is older than the toolkit), DEV-04
-// (architecture), DEV-05 (built without CUDA), DEV-06 (no such index).
+// (architecture or compute mode), DEV-05 (built without CUDA), DEV-06 (no such index).
 std::unique_ptr<Device> make_device(const DeviceOptions& options);
 
 // Does the driver have to translate kernels built for `architectures` for compute capability major.minor?

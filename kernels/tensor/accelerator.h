@@ -37,10 +37,9 @@ class Mark {
 class Accelerator {
  public:
   virtual ~Accelerator() = default;
-  virtual std::string name() const = 0;     // "NVIDIA H200"
-  virtual int multiprocessors() const = 0;  // of a slice of a GPU: its own
-  virtual void* stream() const = 0;         // the native handle (cudaStream_t)
-  virtual void synchronize() = 0;           // waits until all is done
+  virtual std::string name() const = 0;  // "NVIDIA H200"
+  virtual void* stream() const = 0;      // the native handle (cudaStream_t)
+  virtual void synchronize() = 0;        // waits until all is done
 
   virtual std::byte* allocate(size_t bytes) = 0;  // null where there is not so much left
   virtual void free(std::byte* data) noexcept = 0;

@@ -21,7 +21,6 @@ class FakeGpu : public Accelerator {
  public:
   explicit FakeGpu(size_t bytes) : total_(bytes) {}
   std::string name() const override { return "fake GPU"; }
-  int multiprocessors() const override { return 1; }
   void* stream() const override { return nullptr; }
   void synchronize() override {}
   std::byte* allocate(size_t bytes) override {

@@ -39,7 +39,10 @@ DeviceType device_type(const config::RunConfig& config) {
 
 double known_peak_tflops(const Device& device) {
   if (device.on_host()) return 0;
-  return known_peak_tflops(device.accelerator().name(), device.accelerator().multiprocessors());
+  const std::string name = device.accelerator().name();
+  for (const cuda::Gpu& gpu : cuda::inspect().gpus)
+    if (gpu.name == name) return known_peak_tflops(name, gpu.multiprocessors);
+  return 0;
 }
 
 std::unique_ptr<Device> open_device(const config::RunConfig& config, DeviceType type) {
