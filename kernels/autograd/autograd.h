@@ -61,6 +61,8 @@ struct Parameter {
   Shape global;      // shape of the whole tensor
   ShardSpec spec;
   Shape local() const;  // of this rank's part: the shape of the tensors below
+  int64_t unit = 0;     // the part of the model that reads it, in the order of a forward pass
+  bool tied = false;    // the last unit reads it too: an embedding that is the head
   Tensor master, grad;  // grad: f32 where operations get bf16
   Tensor compute;       // the bf16 copy of master that operations get; undefined: they get master
   bool trainable = true;

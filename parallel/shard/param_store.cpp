@@ -43,9 +43,29 @@ void ParamStore::begin_step() {
   for (Parameter* p : parameters_) p->grad_written = false;
 }
 
+// The first stage and the last have it; a sum of two is the same on both.
+void ParamStore::join_tied() {
+  Communicator& pipe = mesh_.axis(Axis::kPipe);
+  if (pipe.size() == 1) return;
+  const int other = pipe.rank() == 0 ? pipe.size() - 1 : 0;
+  for (Parameter* p : parameters_) {
+    if (!p->tied) continue;
+    const Tensor theirs = empty_like(p->grad);
+    pipe.send(p->grad, other);
+    pipe.recv(theirs, other);
+    add_to(theirs, p->grad);
+  }
+}
+
+bool ParamStore::counts(const Parameter& p) const {
+  const bool first_copy = !p.tied || mesh_.index(Axis::kPipe) == 0;
+  return first_copy && (p.spec.split_dim >= 0 || mesh_.index(Axis::kTensor) == 0);
+}
+
 void ParamStore::finish_reduction() {
   for (Parameter* p : parameters_)
     if (!p->grad_written) fill_zero(p->grad);
+  join_tied();
   if (mesh_.degree(Axis::kTensor) > 1)
     for (Parameter* p : parameters_)
       if (p->spec.split_dim < 0) mesh_.axis(Axis::kTensor).all_reduce(p->grad, Reduce::kSum);

@@ -35,15 +35,19 @@ class ParamStore {
   int64_t num_elements() const;  // without the gaps
 
   void begin_step();  // the first gradient of each parameter overwrites
-  // Gradients complete: summed over the replicas and, of parameters that every tensor rank has whole, over
-  // the tensor axis (what flows along the residual stream backward is a part of a sum on each of these
-  // ranks). Those that nothing wrote are zero.
+  // Gradients complete: those of a tied parameter summed over its two stages, then all summed over the
+  // replicas and, of parameters that every tensor rank has whole, over the tensor axis (what flows along the
+  // residual stream backward is a part of a sum on each of these ranks). Those that nothing wrote are zero.
   void finish_reduction();
+  // Whether this rank, of those of the tensor and the pipe axis that have the parameter or a part of it, is
+  // the one that counts it in sums over the model.
+  bool counts(const Parameter& p) const;
   // Whoever writes masters says so by this: their copies become the same numbers. (The optimizer writes
   // both.)
   void publish();
 
  private:
+  void join_tied();
   std::vector<Parameter*> parameters_;
   std::vector<Range> ranges_;
   const Mesh& mesh_;

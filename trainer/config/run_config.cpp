@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "kernels/base/io.h"
@@ -90,6 +91,9 @@ void MeshConfig::fields(Visitor& v) {
   v("seq", seq, "ranks that share the tokens of a sequence").between(1, kMostRanks);
   v("tensor", tensor, "ranks that share heads, hidden channels and vocabulary").between(1, kMostRanks);
   v("pipe", pipe, "ranks that share the blocks").between(1, kMostRanks);
+  v("pipe_split", pipe_split,
+    "blocks of each rank of pipe, in their order; empty: so that none takes longer than it must")
+      .between(1, 1024);
   v("expert", expert, "ranks that share the experts, out of data x seq").between(1, kMostRanks);
   v("zero", zero,
     "what the ranks of data x seq divide among themselves: 0 nothing; 1 moments; 2 gradients too; 3 "
@@ -189,6 +193,22 @@ void check_batch(const RunConfig& c, int64_t world, std::vector<Finding>& findin
   }
 }
 
+void check_stages(const MeshConfig& m, int64_t num_blocks, std::vector<Finding>& findings) {
+  if (m.pipe > num_blocks)
+    findings.push_back({"mesh.pipe", str("pipe ", m.pipe, ": each stage needs a block, the model has ",
+                                         num_blocks, "; use at most that")});
+  if (m.pipe_split.empty()) return;
+  std::string sum;
+  for (const int64_t blocks : m.pipe_split) sum += str(sum.empty() ? "" : " + ", blocks);
+  if (static_cast<int64_t>(m.pipe_split.size()) != m.pipe)
+    findings.push_back({"mesh.pipe_split", str("pipe_split has ", m.pipe_split.size(), " entries (", sum,
+                                               "), expected one for each of pipe ", m.pipe)});
+  const int64_t blocks = std::accumulate(m.pipe_split.begin(), m.pipe_split.end(), int64_t{0});
+  if (blocks != num_blocks)
+    findings.push_back(
+        {"mesh.pipe_split", str("pipe_split ", sum, " = ", blocks, " blocks, the model has ", num_blocks)});
+}
+
 // Ranks are what was started; the axes must use up all of them.
 void check_mesh(const RunConfig& c, int64_t world, std::vector<Finding>& findings) {
   const MeshConfig& m = c.mesh;
@@ -205,6 +225,7 @@ void check_mesh(const RunConfig& c, int64_t world, std::vector<Finding>& finding
                                            " x seq ", m.seq, " = ", degrees.data * degrees.seq)});
   if (c.data.seq_len % degrees.seq != 0)
     findings.push_back({"mesh.seq", str("seq ", m.seq, " does not divide data.seq_len ", c.data.seq_len)});
+  check_stages(m, c.model->num_blocks(), findings);
 }
 
 void check_length(const RunConfig& c, std::vector<Finding>& findings) {

@@ -33,6 +33,7 @@ struct ModelConfig {
   // Conditions between the model's own keys; called by RunConfig::validate. Paths are full:
   // "model.num_heads".
   virtual void check(std::vector<Finding>& findings) const { (void)findings; }
+  virtual int64_t num_blocks() const { return 1; }  // that the stages of a pipeline can share
 };
 void register_model_config(const std::string& arch, Registry<ModelConfig>::Factory factory);
 
@@ -118,6 +119,7 @@ struct HardwareConfig {
 
 struct MeshConfig {
   int64_t data = 0, seq = 1, tensor = 1, pipe = 1, expert = 1, zero = 1;
+  std::vector<int64_t> pipe_split;
   // data 0: what the other axes leave of so many ranks.
   MeshDegrees degrees(int64_t world) const;
   void fields(Visitor& v);

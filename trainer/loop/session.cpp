@@ -27,10 +27,33 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device, c
   }
   s.model = make_model(*s.config.model);
   if (s.config.recipe) s.model->recompute = recompute_from_string(s.config.recipe->recompute);
+  const std::vector<int64_t>& given = s.config.mesh.pipe_split;
+  s.stage = blocks_of_stage(
+      given.empty() ? even_split(unit_costs(*s.model, s.config.data.seq_len), mesh.degree(Axis::kPipe))
+                    : given,
+      mesh.index(Axis::kPipe));
+  std::vector<Parameter*> parameters = s.model->parameters.all();
+  std::erase_if(parameters, [&](const Parameter* p) { return !s.stage.has(*p); });
   s.store = std::make_unique<ParamStore>(
-      s.model->parameters.all(), s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device, mesh,
+      std::move(parameters), s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device, mesh,
       bf16 && !on_cpu ? ParamStore::Copies::kBf16 : ParamStore::Copies::kNone);
   return s;
+}
+
+std::vector<UnitCost> unit_costs(Model& model, int64_t seq_len) {
+  const int64_t L = model.num_blocks();
+  std::vector<UnitCost> units(static_cast<size_t>(L) + 2);
+  for (int64_t i = 0; i < L; ++i)
+    units[static_cast<size_t>(i) + 1].flops = model.mixer_flops_per_token(seq_len) / static_cast<double>(L);
+  for (const Parameter* p : model.parameters.all()) {
+    const auto elements = static_cast<double>(p->global.numel());
+    const double flops = multiplies_tokens(model, *p) ? 2 * elements : 0;
+    UnitCost& unit = units[static_cast<size_t>(p->unit)];
+    unit.elements += elements;
+    (p->tied ? units.back() : unit).flops += flops;
+    if (p->tied) units.back().elements += elements;
+  }
+  return units;
 }
 
 Session load_session(const std::filesystem::path& path, int64_t threads) {

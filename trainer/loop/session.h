@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "parallel/pipeline/stages.h"
 #include "parallel/shard/param_store.h"
 #include "trainer/config/run_config.h"
 #include "trainer/models/model.h"
@@ -14,7 +15,8 @@ struct Session {
   config::RunConfig config;
   const Mesh* mesh = &Mesh::single();  // outlives the session
   std::unique_ptr<Device> device;      // before what lives on it
-  std::unique_ptr<Model> model;
+  std::unique_ptr<Model> model;        // whole, but
+  StageBlocks stage;                   // the memory of the parameters is of these blocks
   std::unique_ptr<ParamStore> store;
   int64_t step = 0;                  // of the checkpoint the weights are from; 0: none
   std::filesystem::path checkpoint;  // empty: none
@@ -30,6 +32,9 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device,
 
 // The weights that a path holds (Weights tells which paths), and their model. threads 0: all cores.
 Session load_session(const std::filesystem::path& path, int64_t threads = 0);
+
+// Of each unit of the model (Parameter::unit), for sequences of this length: by what a pipeline is cut.
+std::vector<UnitCost> unit_costs(Model& model, int64_t seq_len);
 
 // Whether every token is multiplied by it: matrices, but not the table of embeddings (a look-up, unless it is
 // the head too) nor the per-head bonus.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 
 #include "kernels/base/fault.h"
 #include "trainer/loop/human.h"
@@ -10,7 +9,11 @@
 namespace rookery::loop {
 
 TrainStep::TrainStep(Session& session, Recipe& recipe, AdamW& optim, std::function<void()> on_graph)
-    : session_(session), recipe_(recipe), optim_(optim), on_graph_(std::move(on_graph)) {}
+    : session_(session),
+      recipe_(recipe),
+      optim_(optim),
+      stage_(session, recipe),
+      on_graph_(std::move(on_graph)) {}
 
 void TrainStep::load(const std::vector<data::Batch>& batches) {
   Device& device = *session_.device;
@@ -38,26 +41,14 @@ void TrainStep::work(size_t micro_batches) {
   Arena& arena = session_.device->arena();
   arena.begin_step("train");
   session_.store->begin_step();
-  for (size_t i = 0; i < micro_batches; ++i) {
-    const double start = steady_now();
-    Tape tape;
-    nn::SeqContext seq;
-    nn::Context cx{&tape, seq, *session_.mesh};
-    std::optional<Range> range(std::in_place, *session_.device, "forward", Profile::Kind::kPhase);
-    const ops::LossOut loss =
-        recipe_.loss(*session_.model, batches_[i], cx, targets_, static_cast<int64_t>(batches_.size()));
-    const double forward_done = steady_now();
-    range.reset();
-    range.emplace(*session_.device, "backward", Profile::Kind::kPhase);
-    tape.backward(loss.loss, &seed_);
-    range.reset();
-    report_.backward_s += steady_now() - forward_done;
-    report_.forward_s += forward_done - start;
-    copy(loss.loss.value(), losses_.narrow(static_cast<int64_t>(i), 1));
-  }
+  if (!session_.stage.last()) fill_zero(losses_.narrow(0, losses_.numel() - 1));  // until the sum over stages
+  stage_.begin({batches_, targets_, losses_, seed_});
+  run_schedule(stage_, session_.mesh->axis(Axis::kPipe), static_cast<int64_t>(micro_batches));
+  report_.forward_s = stage_.forward_s();
+  report_.backward_s = stage_.backward_s();
   session_.store->finish_reduction();
-  if (Communicator& replicas = session_.mesh->replicas(); replicas.size() > 1)
-    replicas.all_reduce(losses_, Reduce::kSum);
+  for (Communicator* ranks : {&session_.mesh->replicas(), &session_.mesh->axis(Axis::kPipe)})
+    if (ranks->size() > 1) ranks->all_reduce(losses_, Reduce::kSum);
   const double start = steady_now();
   const Range range(*session_.device, "optimizer", Profile::Kind::kPhase);
   optim_.launch(losses_);
@@ -123,8 +114,10 @@ TrainStep::Report TrainStep::run(const std::vector<data::Batch>& batches, double
 void TrainStep::plan(const data::Batch& batch, int64_t micro_batches) {
   load(std::vector<data::Batch>(static_cast<size_t>(micro_batches), batch));
   optim_.set_rate(0);
-  work(std::min<size_t>(batches_.size(),
-                        2));  // from the second on, whose gradients add, each asks for the same
+  // From the second on, whose gradients add, and with as many in flight as there will be, each asks for the
+  // same.
+  work(std::min(batches_.size(),
+                std::max<size_t>(2, static_cast<size_t>(session_.mesh->degree(Axis::kPipe)))));
 }
 
 }  // namespace rookery::loop

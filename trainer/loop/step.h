@@ -10,6 +10,7 @@
 
 #include "data/loader/loader.h"
 #include "trainer/loop/session.h"
+#include "trainer/loop/stage.h"
 #include "trainer/optim/adamw.h"
 #include "trainer/recipes/recipe.h"
 
@@ -30,6 +31,9 @@ class TrainStep {
   // The micro-batches of one step, equal in number from step to step.
   Report run(const std::vector<data::Batch>& batches, double lr);
 
+  // Of held-out data: Stage::evaluate.
+  Evaluation evaluate(const DeviceBatch& batch) { return stage_.evaluate(batch); }
+
   // On the meta device: asks for the memory of a step of so many micro-batches like this one.
   void plan(const data::Batch& batch, int64_t micro_batches);
 
@@ -41,6 +45,7 @@ class TrainStep {
   Session& session_;
   Recipe& recipe_;
   AdamW& optim_;
+  Stage stage_;
   std::function<void()> on_graph_;
   std::vector<DeviceBatch> batches_;
   int64_t targets_ = 0;  // of all micro-batches

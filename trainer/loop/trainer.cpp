@@ -188,11 +188,7 @@ void Trainer::evaluate() {
       for (int64_t i = first; i < std::min(first + rows, windows); ++i) starts.push_back(i * T);
       const data::Batch batch = data::read_windows(*set, starts, T, session_.model->vocab_size());
       session_.device->arena().begin_step(str("eval ", batch.rows));
-      {
-        nn::SeqContext seq;
-        nn::Context cx{nullptr, seq, *session_.mesh};
-        result.add(recipe_->evaluate(*session_.model, recipe_->prepare(batch, *session_.device), cx));
-      }
+      result.add(step_.evaluate(recipe_->prepare(batch, *session_.device)));
       session_.device->arena().end_step();
     }
     EvalMetrics m;

@@ -10,6 +10,7 @@ namespace rookery {
 
 struct FinchC2Config : config::ModelConfig, GoldFinchSizes {
   std::string arch() const override { return "finch_c2"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override { list_fields(v); }
   void check(std::vector<config::Finding>& findings) const override { check_sizes(findings); }
 };

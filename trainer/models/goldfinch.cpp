@@ -45,9 +45,10 @@ class GoldFinch : public Hybrid<Gold> {
  public:
   explicit GoldFinch(const GoldFinchConfig& c)
       : Hybrid<Gold>(c),
-        compress_(Scope(parameters).child("w_kv_cache_a"), c.hidden_size, c.cache_width(),
-                  nn::orthogonal(1.0)),
+        compress_(Scope(parameters).of_unit(c.num_lower() + 1).child("w_kv_cache_a"), c.hidden_size,
+                  c.cache_width(), nn::orthogonal(1.0)),
         expand_(Scope(parameters)
+                    .of_unit(c.num_lower() + 1)
                     .param("w_kv_cache_b.weight", {c.hidden_size, c.hidden_size + c.cache_width()},
                            nn::orthogonal(1.0))) {}
 
@@ -63,6 +64,24 @@ class GoldFinch : public Hybrid<Gold> {
     if (i == c_.num_lower()) enter_upper(cx, carry);
     Hybrid<Gold>::block(i, cx, carry);
     if (i + 1 == c_.num_layers) leave_upper(cx, carry);
+  }
+
+  // The GOLD blocks' sight is made of x0 by the first of them.
+  std::vector<Flow> flow(int64_t i, const Context& cx, const Tensor& ids, Carry& carry) override {
+    std::vector<Flow> parts = Hybrid<Gold>::flow(i, cx, ids, carry);
+    if (!carry.gold) {
+      carry.gold = std::make_shared<GoldSight>();
+      carry.gold->ids = ids;
+      carry.gold->doc_start = cx.seq.doc_start;
+    }
+    const Shape shape = parts[0].shape;
+    if (i <= c_.num_lower()) {
+      parts.push_back({&carry.gold->x0, shape});
+    } else {
+      parts.push_back({&carry.gold->keys, shape});
+      parts.push_back({&carry.gold->values, shape});
+    }
+    return parts;
   }
 
   // Of the GOLD part's 2 G token shifts each looks one token further back, so the output of a token depends

@@ -16,6 +16,7 @@ struct GoldFinchConfig : config::ModelConfig, GoldFinchSizes {
   Rotary rotary;
 
   std::string arch() const override { return "goldfinch"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
   int64_t num_lower() const {  // Finch-C2 blocks

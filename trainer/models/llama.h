@@ -23,6 +23,7 @@ struct LlamaConfig : config::ModelConfig, TransformerSizes {
 
   LlamaConfig() { rope_theta = 10000, norm_eps = 1e-5; }
   std::string arch() const override { return "llama"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
 };

@@ -17,6 +17,7 @@ struct LlamaPaperConfig : config::ModelConfig {
   double rope_theta = 10000, rope_rescale = 1;
 
   std::string arch() const override { return "llama_paper"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
   LlamaPaperConfig resolved() const;  // the zeros filled in

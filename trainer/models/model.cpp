@@ -11,6 +11,10 @@ Recompute recompute_from_string(const std::string& name) {
   return Recompute::kNone;
 }
 
+std::vector<Model::Flow> Model::flow(int64_t, const nn::Context&, const Tensor& ids, Carry& carry) {
+  return {{&carry.x, {ids.dim(0), ids.dim(1), embedding().global[1]}}};
+}
+
 Var Model::hidden(nn::Context& cx, const Tensor& ids) {
   Carry carry = embed(cx, ids);
   for (int64_t i = 0; i < num_blocks(); ++i) block(i, cx, carry);

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "trainer/nn/context.h"
 #include "trainer/nn/module.h"
@@ -39,8 +40,15 @@ class Model {
   virtual int64_t num_blocks() const = 0;
   virtual void block(int64_t i, nn::Context& cx, Carry& carry) = 0;
   virtual Var final_norm(nn::Context& cx, const Carry& carry) = 0;  // [B, T, C]
-  virtual Parameter& embedding() = 0;                               // [V, C]
-  virtual Parameter& head() = 0;                                    // [V, C]; the embedding itself if tied
+  // What flows into block i of a pass over ids [B, T]: the parts of `carry`, which may be new, and their
+  // shapes, in the order in which a stage of a pipeline sends them to the next.
+  struct Flow {
+    Var* part;
+    Shape shape;
+  };
+  virtual std::vector<Flow> flow(int64_t i, const nn::Context& cx, const Tensor& ids, Carry& carry);
+  virtual Parameter& embedding() = 0;  // [V, C]
+  virtual Parameter& head() = 0;       // [V, C]; the embedding itself if tied
   virtual OptimGroup optim_group(const Parameter& p) const = 0;
   // A tensor that the published files hold but no output depends on: written, allowed to be absent, not
   // counted.

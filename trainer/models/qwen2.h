@@ -13,6 +13,7 @@ namespace rookery {
 struct Qwen2Config : config::ModelConfig, TransformerSizes {
   Qwen2Config() { rope_theta = 1e6, norm_eps = 1e-6, tie_embeddings = true; }
   std::string arch() const override { return "qwen2"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override { list_fields(v); }
   void check(std::vector<config::Finding>& findings) const override { check_sizes(findings); }
 };

@@ -17,6 +17,7 @@ struct Rwkv5Config : config::ModelConfig {
   int64_t vocab_size = 65536;
 
   std::string arch() const override { return "rwkv5"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
   Rwkv5Config resolved() const;  // the zeros filled in

@@ -20,6 +20,7 @@ struct Rwkv6Config : config::ModelConfig {
   int64_t ffn_mix_power = 3;  // 3: current trainer; 1: Finch and GoldFinch papers
 
   std::string arch() const override { return "rwkv6"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
   Rwkv6Config resolved() const;  // the zeros filled in

@@ -148,6 +148,12 @@ class Rwkv7 : public RwkvStack {
     return p.name == "blocks.0.att.v0" || p.name == "blocks.0.att.v1" || p.name == "blocks.0.att.v2";
   }
   double mixer_flops_per_token(int64_t) const override { return flops_; }
+  std::vector<Flow> flow(int64_t i, const Context& cx, const Tensor& ids, Carry& carry) override {
+    std::vector<Flow> parts = RwkvStack::flow(i, cx, ids, carry);
+    const int64_t A = parameters.find("blocks.0.att.value.weight")->local()[0];
+    if (i > 0) parts.push_back({&carry.v_first, {ids.dim(0), ids.dim(1), A}});
+    return parts;
+  }
 
  private:
   double flops_;

@@ -19,6 +19,7 @@ struct Rwkv7Config : config::ModelConfig {
   int64_t decay_rank = 0, iclr_rank = 0, value_rank = 0, gate_rank = 0;  // 0: by the rule
 
   std::string arch() const override { return "rwkv7"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
   Rwkv7Config resolved() const;  // the zeros filled in

@@ -91,14 +91,14 @@ Var Entry::norm(const nn::Context& cx) const {
 }
 
 RwkvStack::RwkvStack(int64_t L, int64_t C, int64_t V, const MakeBlock& make_block) {
-  const nn::Scope top(parameters), blocks = top.child("blocks");
+  const nn::Scope top(parameters), blocks = top.child("blocks"), last = top.of_unit(L + 1);
   emb_ = &top.param("emb.weight", {V, C}, nn::uniform(-1e-4, 1e-4));
   first_norm_ = nn::LayerNorm(blocks.child("0").child("ln0"), C);
   for (int64_t i = 0; i < L; ++i)
-    blocks_.push_back(make_block(blocks.child(std::to_string(i)), LayerInit(i, L, C)));
-  last_norm_ = nn::LayerNorm(top.child("ln_out"), C);
+    blocks_.push_back(make_block(blocks.of_unit(i + 1).child(std::to_string(i)), LayerInit(i, L, C)));
+  last_norm_ = nn::LayerNorm(last.child("ln_out"), C);
   const double gain = V > C ? 0.5 * std::sqrt(static_cast<double>(V) / static_cast<double>(C)) : 0.5;
-  head_ = &top.param("head.weight", {V, C}, nn::orthogonal(gain));
+  head_ = &last.param("head.weight", {V, C}, nn::orthogonal(gain));
 }
 
 FinchChannelMix::FinchChannelMix(nn::Scope s, int64_t C, int64_t F, const LayerInit& init, int64_t power)

@@ -27,11 +27,11 @@ struct TransformerBlock {
 Transformer::Transformer(const TransformerSizes& c, const RopeOptions& rope, const nn::Init& output,
                          nn::Bias qkv_bias)
     : num_heads_(c.num_heads), head_size_(c.head_size) {
-  const Scope top(parameters), model = top.child("model");
+  const Scope top(parameters), model = top.child("model"), last = top.of_unit(c.num_layers + 1);
   const nn::Init init = nn::normal(c.init_std);
   emb_ = &model.param("embed_tokens.weight", {c.vocab_size, c.hidden_size}, init);
   for (int64_t i = 0; i < c.num_layers; ++i) {
-    const Scope s = model.child("layers").child(std::to_string(i));
+    const Scope s = model.of_unit(i + 1).child("layers").child(std::to_string(i));
     blocks_.push_back(TransformerBlock{
         {s.child("input_layernorm"), c.hidden_size, c.norm_eps},
         {s.child("self_attn"),
@@ -43,8 +43,9 @@ Transformer::Transformer(const TransformerSizes& c, const RopeOptions& rope, con
         {s.child("post_attention_layernorm"), c.hidden_size, c.norm_eps},
         {s.child("mlp"), c.hidden_size, c.ffn_size, {"gate_proj", "up_proj", "down_proj"}, init, output}});
   }
-  last_norm_ = nn::RmsNorm(model.child("norm"), c.hidden_size, c.norm_eps);
-  head_ = c.tie_embeddings ? emb_ : &top.param("lm_head.weight", {c.vocab_size, c.hidden_size}, init);
+  last_norm_ = nn::RmsNorm(last.child("model").child("norm"), c.hidden_size, c.norm_eps);
+  emb_->tied = c.tie_embeddings;
+  head_ = c.tie_embeddings ? emb_ : &last.param("lm_head.weight", {c.vocab_size, c.hidden_size}, init);
 }
 
 double Transformer::mixer_flops_per_token(int64_t seq_len) const {

@@ -19,13 +19,14 @@ std::vector<float> part_of(const std::vector<float>& whole, const Parameter& p) 
 
 }  // namespace
 
-Parameter& ParameterList::add(std::string name, Shape shape, Init init, int split_dim) {
+Parameter& ParameterList::add(std::string name, Shape shape, Init init, int split_dim, int64_t unit) {
   RK_CHECK(find(name) == nullptr, "[ParameterList] two parameters named ", name);
   RK_CHECK(split_dim < 0 || shape[split_dim] % parts_ == 0, "[ParameterList] ", name, " ", shape,
            " does not divide into ", parts_, " along ", split_dim);
   Parameter& p = parameters_.emplace_back();
   p.name = std::move(name);
   p.global = shape;
+  p.unit = unit;
   if (parts_ > 1 && split_dim >= 0) p.spec = {split_dim, part_, parts_};
   inits_.push_back(std::move(init));
   return p;
@@ -47,6 +48,7 @@ void ParameterList::initialize(uint64_t seed) {
   std::vector<float> buffer;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& p = parameters_[i];
+    if (!p.master.defined()) continue;
     buffer.resize(static_cast<size_t>(p.global.numel()));
     inits_[i](buffer, p.global, Philox(seed, stream_of(p.name)));
     const std::vector<float> mine = part_of(buffer, p);

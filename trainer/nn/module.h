@@ -17,11 +17,11 @@ class ParameterList {
   // Of tensors that are cut into `parts` equal parts this rank has the one with this number.
   explicit ParameterList(int64_t part = 0, int64_t parts = 1) : part_(part), parts_(parts) {}
   // shape: of the whole tensor. split_dim: where it is cut; -1: nowhere.
-  Parameter& add(std::string name, Shape shape, Init init, int split_dim = -1);
+  Parameter& add(std::string name, Shape shape, Init init, int split_dim = -1, int64_t unit = 0);
   std::vector<Parameter*> all();
   Parameter* find(const std::string& name);  // null if there is none
-  // Writes the initial values into the masters (their memory comes from a ParamStore): the same for every
-  // number of parts.
+  // Writes the initial values into the masters (their memory comes from a ParamStore; those that have none
+  // are another rank's): the same for every number of parts.
   void initialize(uint64_t seed);
 
  private:
@@ -30,20 +30,24 @@ class ParameterList {
   std::deque<Init> inits_;
 };
 
-// A place in the tree of names.
+// A place in the tree of names, and the unit of the model (Parameter::unit) that what is declared there
+// belongs to: 0 the embedding, i + 1 block i, then one of the last norm and the head.
 class Scope {
  public:
-  explicit Scope(ParameterList& list, std::string prefix = "") : list_(&list), prefix_(std::move(prefix)) {}
-  Scope child(const std::string& name) const { return Scope(*list_, prefix_ + name + "."); }
+  explicit Scope(ParameterList& list, std::string prefix = "", int64_t unit = 0)
+      : list_(&list), prefix_(std::move(prefix)), unit_(unit) {}
+  Scope child(const std::string& name) const { return Scope(*list_, prefix_ + name + ".", unit_); }
+  Scope of_unit(int64_t unit) const { return Scope(*list_, prefix_, unit); }
   // shape: of the whole tensor; split_dim: where the ranks of the tensor axis cut it, -1: nowhere.
   Parameter& param(const std::string& name, Shape shape, Init init, int split_dim = -1) const {
-    return list_->add(prefix_ + name, shape, std::move(init), split_dim);
+    return list_->add(prefix_ + name, shape, std::move(init), split_dim, unit_);
   }
   const std::string& prefix() const { return prefix_; }
 
  private:
   ParameterList* list_;
   std::string prefix_;
+  int64_t unit_;
 };
 
 }  // namespace rookery::nn

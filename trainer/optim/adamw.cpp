@@ -106,11 +106,12 @@ double AdamW::squares() const {
     return sum;
   };
   double sum = 0;
-  if (mesh.degree(Axis::kTensor) == 1) {
+  const std::vector<Parameter*>& parameters = store_.parameters();
+  if (std::ranges::all_of(parameters, [&](const Parameter* p) { return store_.counts(*p); })) {
     sum = of(store_.grads());
-  } else {  // what every tensor rank has whole is counted by the first
-    for (const Parameter* p : store_.parameters())
-      if (p->spec.split_dim >= 0 || mesh.index(Axis::kTensor) == 0) sum += of(p->grad);
+  } else {
+    for (const Parameter* p : parameters)
+      if (store_.counts(*p)) sum += of(p->grad);
   }
   for (const Axis axis : {Axis::kTensor, Axis::kPipe})
     if (mesh.degree(axis) > 1) {

@@ -30,18 +30,18 @@ class Mqar : public Recipe {
     assign(on.y, std::span<const int32_t>(values), asked, device);
   }
 
-  ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
-                    int64_t) override {
+  ops::LossOut loss_of(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx,
+                       int64_t count, int64_t) override {
     ops::LossOptions options;
     options.count = static_cast<double>(count);
-    return ops::linear_cross_entropy(asked(model, batch, cx), cx(model.head()), batch.y, {}, options);
+    return ops::linear_cross_entropy(asked(hidden, batch), cx(model.head()), batch.y, {}, options);
   }
 
-  Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) override {
-    const Var hidden = asked(model, batch, cx), head = cx(model.head());
-    const Tensor logits = ops::linear(hidden, head).value();
+  Evaluation judge(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx) override {
+    const Var x = asked(hidden, batch), head = cx(model.head());
+    const Tensor logits = ops::linear(x, head).value();
     Evaluation e;
-    for (const double row : to_doubles(ops::linear_cross_entropy(hidden, head, batch.y, {}, {}).row_loss))
+    for (const double row : to_doubles(ops::linear_cross_entropy(x, head, batch.y, {}, {}).row_loss))
       e.nats += row;
     e.targets = batch.y.numel();
     const int64_t V = model.vocab_size();
@@ -56,8 +56,7 @@ class Mqar : public Recipe {
 
  private:
   // The hidden states of the asked positions: [1, M, C].
-  static Var asked(Model& model, const DeviceBatch& batch, nn::Context& cx) {
-    const Var hidden = model.hidden(cx, batch.x);
+  static Var asked(const Var& hidden, const DeviceBatch& batch) {
     const int64_t C = hidden.shape()[2];
     return ops::embedding(batch.rows, hidden.reshape({hidden.value().numel() / C, C}));
   }

@@ -7,17 +7,19 @@ namespace {
 class Pretrain : public Recipe {
  public:
   explicit Pretrain(const PretrainConfig& config) : config_(config) {}
-  ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
-                    int64_t accum_steps) override {
+  void begin(const DeviceBatch& batch, nn::Context& cx) const override {
+    if (config_.reset_at_documents) cx.seq.doc_start = batch.doc_start;
+  }
+  ops::LossOut loss_of(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx,
+                       int64_t count, int64_t accum_steps) override {
     ops::LossOptions options;
     options.count = static_cast<double>(count);
     if (model.uses_l2wrap())
       options.l2wrap = config_.l2wrap * static_cast<double>(config_.l2wrap_legacy ? accum_steps : 1);
-    return ops::linear_cross_entropy(hidden(model, batch, cx), cx(model.head()), batch.y, {}, options);
+    return ops::linear_cross_entropy(hidden, cx(model.head()), batch.y, {}, options);
   }
-  Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) override {
-    const Tensor nats =
-        ops::linear_cross_entropy(hidden(model, batch, cx), cx(model.head()), batch.y, {}, {}).row_loss;
+  Evaluation judge(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx) override {
+    const Tensor nats = ops::linear_cross_entropy(hidden, cx(model.head()), batch.y, {}, {}).row_loss;
     Evaluation e;
     for (const double row : to_doubles(nats)) e.nats += row;
     e.targets = nats.numel();
@@ -26,10 +28,6 @@ class Pretrain : public Recipe {
   }
 
  private:
-  Var hidden(Model& model, const DeviceBatch& batch, nn::Context& cx) const {
-    if (config_.reset_at_documents) cx.seq.doc_start = batch.doc_start;
-    return model.hidden(cx, batch.x);
-  }
   PretrainConfig config_;
 };
 

@@ -42,12 +42,25 @@ class Recipe {
     prepare(batch, device, on);
     return on;
   }
-  // count: targets of the whole global batch, by which the loss is divided; accum_steps: micro-batches of a
-  // step. Without a tape in cx: for validation, under the same conditions.
-  virtual ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
-                            int64_t accum_steps) = 0;
+  // What a pass over a batch begins with, on each stage of a pipeline.
+  virtual void begin(const DeviceBatch&, nn::Context&) const {}
+  // hidden: Model::hidden of batch.x. count: targets of the whole global batch, by which the loss is divided;
+  // accum_steps: micro-batches of a step. Without a tape in cx: for validation, under the same conditions.
+  virtual ops::LossOut loss_of(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx,
+                               int64_t count, int64_t accum_steps) = 0;
   // What the model, without gradients, makes of a batch, judged as it is trained.
-  virtual Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) = 0;
+  virtual Evaluation judge(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx) = 0;
+
+  // The same where one rank has the whole model.
+  ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
+                    int64_t accum_steps) {
+    begin(batch, cx);
+    return loss_of(model.hidden(cx, batch.x), model, batch, cx, count, accum_steps);
+  }
+  Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) {
+    begin(batch, cx);
+    return judge(model.hidden(cx, batch.x), model, batch, cx);
+  }
 };
 
 void register_recipes();  // makes their keys known to the configuration
