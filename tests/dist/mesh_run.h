@@ -68,23 +68,26 @@ void for_each_run(const Parameter& p, F&& run) {
 // zero makes the first updates from rounding errors.
 inline void disturb(const loop::Session& session) {
   for (const Parameter* p : session.store->parameters()) {
-    std::vector<double> values = to_doubles(p->master);
+    const Tensor old = session.store->values(*p);
+    std::vector<double> values = to_doubles(old);
     const Philox noise(5, stream_of(p->name));
     for_each_run(*p, [&](int64_t here, int64_t there, int64_t n) {
       for (int64_t i = 0; i < n; ++i)
         values[static_cast<size_t>(here + i)] += 0.2 * noise.normal(static_cast<uint64_t>(there + i));
     });
-    copy(tensor_from(std::span<const double>(values), p->local(), p->master.dtype(), p->master.device()),
-         p->master);
+    session.store->assign(
+        *p, tensor_from(std::span<const double>(values), p->local(), old.dtype(), old.device()));
   }
 }
 
 // Puts this rank's part of each tensor where it belongs in the whole ones.
-inline void collect(const loop::Session& session, std::map<std::string, std::vector<double>>& whole) {
+inline void collect(const loop::Session& session, std::map<std::string, std::vector<double>>& whole,
+                    std::mutex& mutex) {
   for (const Parameter* p : session.store->parameters()) {
+    const std::vector<double> mine = to_doubles(session.store->values(*p));
+    const std::lock_guard lock(mutex);
     std::vector<double>& values = whole[p->name];
     values.resize(static_cast<size_t>(p->global.numel()));
-    const std::vector<double> mine = to_doubles(p->master);
     for_each_run(*p, [&](int64_t here, int64_t there, int64_t n) {
       std::copy_n(mine.begin() + here, n, values.begin() + there);
     });
@@ -106,7 +109,8 @@ inline MeshRun train_on_mesh(const TinyRuns& runs, const std::string& model, con
     AdamW optim(*session.store, loop::make_adamw_config(session.config),
                 [&](const Parameter& p) { return session.model->optim_group(p); });
     loop::TrainStep step(session, *recipe, optim);
-    session.model->parameters.initialize(7);
+    session.model->parameters.initialize(
+        7, [&](const Parameter& p, const Tensor& values) { session.store->assign(p, values); });
     disturb(session);
     session.store->publish();
     MeshRun& mine = seen[static_cast<size_t>(comm.rank())];
@@ -115,8 +119,7 @@ inline MeshRun train_on_mesh(const TinyRuns& runs, const std::string& model, con
       mine.losses.push_back(report.loss);
       mine.norms.push_back(report.update.grad_norm);
     }
-    const std::lock_guard lock(mutex);
-    collect(session, run.parameters);
+    collect(session, run.parameters, mutex);
   });
   run.losses = seen[0].losses;
   run.norms = seen[0].norms;

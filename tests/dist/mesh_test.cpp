@@ -9,6 +9,14 @@ struct MeshCase {
   int64_t world;
 };
 
+// "data2zero0".
+std::string name_of(std::string_view mesh) {
+  std::string name;
+  for (const char ch : mesh)
+    if (std::isalnum(static_cast<unsigned char>(ch))) name += ch;
+  return name;
+}
+
 class MeshTraining : public testing::TestWithParam<MeshCase> {
  protected:
   static void SetUpTestSuite() {
@@ -32,9 +40,12 @@ TEST_P(MeshTraining, IsThatOfOneRank) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Data, MeshTraining,
-                         testing::Values(MeshCase{"{data: 2}", 2}, MeshCase{"{data: 4}", 4}),
-                         [](const auto& one) { return str("ranks", one.param.world); });
+INSTANTIATE_TEST_SUITE_P(Zero, MeshTraining,
+                         testing::Values(MeshCase{"{data: 2, zero: 0}", 2}, MeshCase{"{data: 2}", 2},
+                                         MeshCase{"{data: 2, zero: 2}", 2}, MeshCase{"{data: 2, zero: 3}", 2},
+                                         MeshCase{"{data: 4, zero: 0}", 4}, MeshCase{"{data: 4, zero: 1}", 4},
+                                         MeshCase{"{data: 4, zero: 3}", 4}),
+                         [](const auto& one) { return name_of(one.param.mesh); });
 
 }  // namespace
 }  // namespace rookery

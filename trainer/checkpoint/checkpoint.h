@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/error.h"
+
 namespace rookery::checkpoint {
 
 namespace fs = std::filesystem;
@@ -36,6 +38,7 @@ struct Piece {
   std::string group;  // "param" | "opt/m" | "opt/v"
   std::string name;   // "blocks.0.att.key.weight"
   std::string dtype;  // "f32" | "f64"
+  // An extent may be 0: nothing of a tensor that must be there.
   std::vector<uint64_t> global_shape, offset, extent;
   std::span<std::byte> bytes;
   std::vector<Segment> segments;
@@ -71,10 +74,14 @@ SaveReport save(const fs::path& run_dir, const SaveRequest& request);
 // The same in its parts, for several ranks: rank 0 begins; every rank writes its shard; after all have done
 // so, rank 0 finishes with the reports of all of them (JSON, in the order of ranks), or abandons.
 fs::path begin_save(const fs::path& run_dir, int64_t step);  // the temporary folder, empty
+fs::path temporary_folder(const fs::path& run_dir, int64_t step);
 nlohmann::json write_shard(const fs::path& temporary, const SaveRequest& request);
 SaveReport finish_save(const fs::path& run_dir, const SaveRequest& request,
                        const std::vector<nlohmann::json>& shards);
 void abandon_save(const fs::path& run_dir, int64_t step) noexcept;
+// The error of save(): `why` of some rank, with the bytes that this one needs.
+[[noreturn]] void fail_unsaved(const fs::path& run_dir, const SaveRequest& request, ExitCode code,
+                               const std::string& why);
 
 // Before training: the folder takes a file (kCannotCreate otherwise), and how `checkpoint_bytes` compare with
 // the free space: a warning below twice, CKPT-02 (kIo) below once.
@@ -129,6 +136,8 @@ class Checkpoint {
   // checkpoint), CKPT-16 (tensors do not fit the files). Files that the manifest does not name give a
   // warning.
   static Checkpoint open(const fs::path& folder, const Warn& warn = {});
+  // The same of one that another rank has just verified.
+  static Checkpoint open_verified(const fs::path& folder);
   // The newest of a run that verifies, with a warning for each newer one that does not; nothing if the run
   // has none at all. CKPT-17 if there are some and none is usable; CKPT-12 is not passed over.
   static std::optional<Checkpoint> open_newest(const fs::path& run_dir, const Warn& warn = {});

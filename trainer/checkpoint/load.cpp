@@ -124,6 +124,7 @@ struct Checkpoint::State {
                  p.bytes.size() == *numel * h5::size_of(*h5::type_named(p.dtype)),
              "[checkpoint] ", p.group, "/", p.name, ": bad box");
     p.segments = t.segments;
+    if (*numel == 0) return;
     uint64_t filled = 0;
     for (const Box& box : t.boxes) {
       const auto common = overlap(box.offset, box.extent, p.offset, p.extent);
@@ -164,6 +165,14 @@ Checkpoint Checkpoint::open(const fs::path& folder, const Warn& warn) {
   for (const auto& entry : fs::directory_iterator(folder))
     if (warn && !known.count(entry.path().filename().string()))
       warn(str(entry.path().string(), ": is no part of the checkpoint and is ignored"));
+  return Checkpoint(std::move(state));
+}
+
+Checkpoint Checkpoint::open_verified(const fs::path& folder) {
+  auto state = std::make_unique<State>();
+  state->folder = folder;
+  state->manifest = read_manifest(folder);
+  state->open_files();
   return Checkpoint(std::move(state));
 }
 

@@ -67,7 +67,7 @@ std::string folder_name(int64_t step) { return "step-" + padded(step, 8); }
 fs::path folder_of(const fs::path& run_dir, int64_t step) {
   return checkpoints_of(run_dir) / folder_name(step);
 }
-fs::path temporary_of(const fs::path& run_dir, int64_t step) {
+fs::path temporary_folder(const fs::path& run_dir, int64_t step) {
   return checkpoints_of(run_dir) / (folder_name(step) + ".tmp");
 }
 std::string shard_name(int rank) { return "rank-" + padded(rank, 5) + ".h5"; }

@@ -12,7 +12,6 @@ inline constexpr std::string_view kManifestName = "manifest.json";
 inline constexpr int kFormatVersion = 1;
 
 fs::path checkpoints_of(const fs::path& run_dir);
-fs::path temporary_of(const fs::path& run_dir, int64_t step);
 std::string shard_name(int rank);  // "rank-00003.h5"
 std::string dataset_name(std::string_view group,
                          std::string_view tensor);  // "/opt/m/blocks/0/att/key/weight"

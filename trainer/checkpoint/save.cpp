@@ -55,7 +55,7 @@ void read_back(const fs::path& path, const std::vector<TensorEntry>& tensors) {
 }  // namespace
 
 fs::path begin_save(const fs::path& run_dir, int64_t step) {
-  const fs::path temporary = temporary_of(run_dir, step);
+  const fs::path temporary = temporary_folder(run_dir, step);
   io::create_directories(checkpoints_of(run_dir));
   io::remove_all(temporary, "ckpt.clean");
   io::create_directories(temporary);
@@ -142,7 +142,7 @@ SaveReport finish_save(const fs::path& run_dir, const SaveRequest& request, cons
     RK_CHECK(covered_once(t), "[checkpoint] the pieces of ", t.group, "/", t.name,
              " do not cover it exactly once");
 
-  const fs::path temporary = temporary_of(run_dir, request.step),
+  const fs::path temporary = temporary_folder(run_dir, request.step),
                  final_path = folder_of(run_dir, request.step);
   io::OutputFile manifest(temporary / kManifestName, "ckpt.manifest");
   manifest.write(manifest_text(m));
@@ -171,8 +171,19 @@ SaveReport finish_save(const fs::path& run_dir, const SaveRequest& request, cons
 
 void abandon_save(const fs::path& run_dir, int64_t step) noexcept {
   std::error_code ec;
-  fs::remove_all(temporary_of(run_dir, step),
+  fs::remove_all(temporary_folder(run_dir, step),
                  ec);  // not through the I/O layer: its fault may be why we are here
+}
+
+void fail_unsaved(const fs::path& run_dir, const SaveRequest& request, ExitCode code,
+                  const std::string& why) {
+  uint64_t needed = 0;
+  for (const Piece& p : request.pieces)
+    needed += numel_of(p.extent).value_or(0) * h5::size_of(*h5::type_named(p.dtype));
+  std::error_code ec;
+  const fs::space_info space = fs::space(run_dir, ec);
+  fail(code, "CKPT-01", folder_of(run_dir, request.step), ": was not saved: ", why, "; it needs about ",
+       needed, " bytes, ", ec ? 0 : space.available, " are free; earlier checkpoints are untouched");
 }
 
 SaveReport save(const fs::path& run_dir, const SaveRequest& request) {
@@ -183,14 +194,7 @@ SaveReport save(const fs::path& run_dir, const SaveRequest& request) {
   } catch (const Error& e) {
     abandon_save(run_dir, request.step);
     if (e.code() == ExitCode::kInternal) throw;
-    uint64_t needed = 0;
-    for (const Piece& p : request.pieces)
-      needed += numel_of(p.extent).value_or(0) * h5::size_of(*h5::type_named(p.dtype));
-    std::error_code ec;
-    const fs::space_info space = fs::space(run_dir, ec);
-    fail(e.code(), "CKPT-01", folder_of(run_dir, request.step), ": was not saved: ", e.what(),
-         "; it needs about ", needed, " bytes, ", ec ? 0 : space.available,
-         " are free; earlier checkpoints are untouched");
+    fail_unsaved(run_dir, request, e.code(), e.what());
   } catch (...) {
     abandon_save(run_dir, request.step);
     throw;

@@ -16,13 +16,14 @@
 
 namespace rookery::loop {
 
-// Holds the lock of the run while it lives.
+// Holds the lock of the run while it lives. Each rank has one, on the same folder; what is no query every
+// rank calls, and rank 0 does what one must do.
 class RunFolder {
  public:
   using Warn = std::function<void(const std::string&)>;
   // Makes the folder, takes the lock, removes what interrupted saves left. `warn` hears what was cleaned and
   // which checkpoints were passed over.
-  RunFolder(std::filesystem::path run_dir, Warn warn);
+  RunFolder(std::filesystem::path run_dir, Warn warn, Communicator& world = Mesh::single().world());
   ~RunFolder();
   RunFolder(RunFolder&&) noexcept;
 
@@ -42,16 +43,32 @@ class RunFolder {
     int ranks = 1;         // that wrote it
   };
   std::optional<Found> find(const std::string& which) const;
-  // Reads all tensors of the checkpoint that find() returned, verified.
+  // Reads what this rank owns of the checkpoint that find() returned, whatever mesh wrote it.
   void load(const Found& found, ParamStore& store, AdamW& optim);
 
   // Complete and verified under its final name when this returns; then retention by `keep`, whose failure is
-  // a warning. Throws kIo or kCannotCreate and leaves no trace where it cannot save.
+  // a warning. Throws kIo or kCannotCreate, on all ranks what one of them met, and leaves no trace where it
+  // cannot save.
   std::filesystem::path save(const TrainState& state, const ParamStore& store, const AdamW& optim,
                              const std::string& config_yaml, const config::CheckpointConfig& keep);
+  // The same beside the training: start_save() copies what this rank owns to memory of the host, a thread
+  // writes it; finish_save() waits for the thread and completes the checkpoint. Each throws as save().
+  void start_save(const TrainState& state, const ParamStore& store, const AdamW& optim,
+                  const std::string& config_yaml, const config::CheckpointConfig& keep);
+  bool saving() const;   // started and not finished
+  bool written() const;  // by this rank: finish_save() waits for the others at most
+  struct Saved {
+    std::filesystem::path folder;
+    int64_t step;
+    double write_s;  // of this rank's thread
+  };
+  Saved finish_save();
 
  private:
   struct Impl;
+  struct Save;
+  void begin(const TrainState& state, const ParamStore& store, const AdamW& optim,
+             const std::string& config_yaml, const config::CheckpointConfig& keep);
   std::filesystem::path path_;
   std::unique_ptr<Impl> impl_;
 };

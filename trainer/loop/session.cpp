@@ -36,7 +36,7 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device, c
   std::erase_if(parameters, [&](const Parameter* p) { return !s.stage.has(*p); });
   s.store = std::make_unique<ParamStore>(
       std::move(parameters), s.config.precision == "fp64" ? DType::kF64 : DType::kF32, *s.device, mesh,
-      bf16 && !on_cpu ? ParamStore::Copies::kBf16 : ParamStore::Copies::kNone);
+      bf16 && !on_cpu ? ParamStore::Copies::kBf16 : ParamStore::Copies::kNone, s.config.mesh.zero);
   return s;
 }
 

@@ -7,6 +7,7 @@ namespace rookery::loop {
 void Stage::begin(const Job& job) {
   job_ = job;
   passes_.clear();  // of a step that failed
+  backward_passes_ = 0;
   forward_s_ = backward_s_ = 0;
 }
 
@@ -52,7 +53,7 @@ std::vector<Tensor> Stage::forward(int64_t i, std::vector<Tensor> inputs) {
   const double start = steady_now();
   const Range range(*session_.device, "forward", Profile::Kind::kPhase);
   const DeviceBatch& batch = job_.batches[static_cast<size_t>(i)];
-  Pass& pass = *(passes_[i] = std::make_unique<Pass>(*session_.mesh));
+  Pass& pass = *(passes_[i] = std::make_unique<Pass>(session_));
   for (const Tensor& x : inputs) pass.inputs.push_back(pass.tape.watch(x));
   pass.outputs = run(pass.cx, batch, pass.inputs);
   std::vector<Tensor> out;
@@ -85,6 +86,7 @@ std::vector<Tensor> Stage::backward(int64_t i, std::vector<Tensor> gradients) {
   std::vector<std::pair<Var, Tensor>> seeds;
   for (size_t k = 0; k < gradients.size(); ++k)
     if (pass.outputs[k].tracked()) seeds.emplace_back(pass.outputs[k], gradients[k]);
+  session_.store->reduce_during(pass.tape, ++backward_passes_ == job_.batches.size());
   pass.tape.backward(seeds);
   std::vector<Tensor> out;
   for (const Var& x : pass.inputs) {
@@ -99,7 +101,7 @@ std::vector<Tensor> Stage::backward(int64_t i, std::vector<Tensor> gradients) {
 Evaluation Stage::evaluate(const DeviceBatch& batch) {
   Communicator& pipe = session_.mesh->axis(Axis::kPipe);
   nn::SeqContext seq;
-  nn::Context cx{nullptr, seq, *session_.mesh};
+  nn::Context cx{nullptr, seq, *session_.mesh, session_.store->units()};
   std::vector<Var> inputs;
   for (const Tensor& t : incoming(batch)) {
     pipe.recv(t, pipe.rank() - 1);

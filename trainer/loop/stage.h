@@ -38,7 +38,7 @@ class Stage : public StageRunner {
 
  private:
   struct Pass {  // of a micro-batch, from forward to backward
-    explicit Pass(const Mesh& mesh) : cx{&tape, seq, mesh} {}
+    explicit Pass(const Session& session) : cx{&tape, seq, *session.mesh, session.store->units()} {}
     Tape tape;
     nn::SeqContext seq;
     nn::Context cx;
@@ -51,6 +51,7 @@ class Stage : public StageRunner {
   Recipe& recipe_;
   Job job_{};
   std::map<int64_t, std::unique_ptr<Pass>> passes_;  // in flight
+  size_t backward_passes_ = 0;
   double forward_s_ = 0, backward_s_ = 0;
 };
 

@@ -399,7 +399,9 @@ void Trainer::make_way(std::optional<int64_t> resumed_step) {
 
 void Trainer::begin() {
   const config::RunConfig& c = session_.config;
-  session_.model->parameters.initialize(static_cast<uint64_t>(c.seed));
+  session_.model->parameters.initialize(
+      static_cast<uint64_t>(c.seed),
+      [this](const Parameter& p, const Tensor& values) { session_.store->assign(p, values); });
   state_.seed = c.seed;
   state_.run_id = new_run_id();
   if (!c.init.from.empty()) {

@@ -60,9 +60,9 @@ class GoldFinch : public Hybrid<Gold> {
     return carry;
   }
 
-  void block(int64_t i, Context& cx, Carry& carry) override {
+  void run_block(int64_t i, Context& cx, Carry& carry) override {
     if (i == c_.num_lower()) enter_upper(cx, carry);
-    Hybrid<Gold>::block(i, cx, carry);
+    Hybrid<Gold>::run_block(i, cx, carry);
     if (i + 1 == c_.num_layers) leave_upper(cx, carry);
   }
 

@@ -15,6 +15,13 @@ std::vector<Model::Flow> Model::flow(int64_t, const nn::Context&, const Tensor& 
   return {{&carry.x, {ids.dim(0), ids.dim(1), embedding().global[1]}}};
 }
 
+void Model::block(int64_t i, nn::Context& cx, Carry& carry) {
+  const int64_t unit = i + 1;
+  if (cx.units) cx.units->enter(unit);
+  run_block(i, cx, carry);
+  if (cx.units) carry.x = cx.units->watch(unit, carry.x);
+}
+
 Var Model::hidden(nn::Context& cx, const Tensor& ids) {
   Carry carry = embed(cx, ids);
   for (int64_t i = 0; i < num_blocks(); ++i) block(i, cx, carry);

@@ -38,8 +38,8 @@ class Model {
   virtual ~Model() = default;
   virtual Carry embed(nn::Context& cx, const Tensor& ids) = 0;  // ids: i32 [B, T]
   virtual int64_t num_blocks() const = 0;
-  virtual void block(int64_t i, nn::Context& cx, Carry& carry) = 0;
-  virtual Var final_norm(nn::Context& cx, const Carry& carry) = 0;  // [B, T, C]
+  virtual void run_block(int64_t i, nn::Context& cx, Carry& carry) = 0;  // for block()
+  virtual Var final_norm(nn::Context& cx, const Carry& carry) = 0;       // [B, T, C]
   // What flows into block i of a pass over ids [B, T]: the parts of `carry`, which may be new, and their
   // shapes, in the order in which a stage of a pipeline sends them to the next.
   struct Flow {
@@ -59,6 +59,7 @@ class Model {
   // of attention on average over seq_len tokens.
   virtual double mixer_flops_per_token(int64_t seq_len) const = 0;
 
+  void block(int64_t i, nn::Context& cx, Carry& carry);
   int64_t vocab_size() { return head().global[0]; }
   // The output of the last norm: what the head reads. ids: i32 [B, T]; result: [B, T, C].
   Var hidden(nn::Context& cx, const Tensor& ids);

@@ -11,7 +11,7 @@ Carry Stack::embed(nn::Context& cx, const Tensor& ids) {
   return {first_norm_ ? first_norm_(cx, x) : x};
 }
 
-void Stack::block(int64_t i, nn::Context& cx, Carry& carry) {
+void Stack::run_block(int64_t i, nn::Context& cx, Carry& carry) {
   if (cx.tape == nullptr || recompute == Recompute::kNone) return blocks_[i](cx, carry);
   // The second run begins with the states that the first found, and leaves none.
   nn::SeqContext found = cx.seq;

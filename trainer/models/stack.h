@@ -16,7 +16,7 @@ class Stack : public Model {
 
   Carry embed(nn::Context& cx, const Tensor& ids) override;
   int64_t num_blocks() const override { return static_cast<int64_t>(blocks_.size()); }
-  void block(int64_t i, nn::Context& cx, Carry& carry) override;
+  void run_block(int64_t i, nn::Context& cx, Carry& carry) override;
   Var final_norm(nn::Context& cx, const Carry& carry) override { return last_norm_(cx, carry.x); }
   Parameter& embedding() override { return *emb_; }
   Parameter& head() override { return *head_; }

@@ -7,6 +7,7 @@
 #include "kernels/autograd/autograd.h"
 #include "kernels/ops/token_shift/token_shift.h"
 #include "parallel/mesh/mesh.h"
+#include "parallel/shard/param_store.h"
 
 namespace rookery::nn {
 
@@ -68,6 +69,7 @@ struct Context {
   Tape* tape = nullptr;  // null: no gradients
   SeqContext& seq;
   const Mesh& mesh = Mesh::single();
+  ParamStore* units = nullptr;  // what hears of the blocks; null: nobody
   Var operator()(Parameter& p) const { return tape ? tape->leaf(p) : Var(p.value()); }
 };
 

@@ -44,15 +44,21 @@ Parameter* ParameterList::find(const std::string& name) {
   return nullptr;
 }
 
-void ParameterList::initialize(uint64_t seed) {
+void ParameterList::initialize(uint64_t seed, const Put& put) {
   std::vector<float> buffer;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& p = parameters_[i];
-    if (!p.master.defined()) continue;
+    if (!p.value().defined()) continue;
     buffer.resize(static_cast<size_t>(p.global.numel()));
     inits_[i](buffer, p.global, Philox(seed, stream_of(p.name)));
     const std::vector<float> mine = part_of(buffer, p);
-    copy(tensor_from(std::span<const float>(mine), p.local(), p.master.dtype(), p.master.device()), p.master);
+    const DType dtype = p.master.defined() ? p.master.dtype() : p.value().dtype();
+    const Tensor values = tensor_from(std::span<const float>(mine), p.local(), dtype, p.value().device());
+    if (put) {
+      put(p, values);
+    } else {
+      copy(values, p.master);
+    }
   }
 }
 

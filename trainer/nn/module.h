@@ -20,9 +20,10 @@ class ParameterList {
   Parameter& add(std::string name, Shape shape, Init init, int split_dim = -1, int64_t unit = 0);
   std::vector<Parameter*> all();
   Parameter* find(const std::string& name);  // null if there is none
-  // Writes the initial values into the masters (their memory comes from a ParamStore; those that have none
-  // are another rank's): the same for every number of parts.
-  void initialize(uint64_t seed);
+  // Gives each parameter that has memory (from a ParamStore; those that have none are another rank's) its
+  // initial values, those of the whole model cut: to `put`, or into its master.
+  using Put = std::function<void(const Parameter&, const Tensor& values)>;
+  void initialize(uint64_t seed, const Put& put = {});
 
  private:
   int64_t part_, parts_;

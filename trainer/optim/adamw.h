@@ -44,8 +44,8 @@ class AdamW {
   void launch(const Tensor& losses);
   Report finish();
 
-  // Of the parameters, their gradients before clipping, and the change that step(lr) has just made: L2 norms
-  // over each part of the model. Before the next backward pass.
+  // Every rank calls it. Of the parameters, their gradients before clipping, and the change that step(lr) has
+  // just made: L2 norms over each part of the model. Before the next backward pass.
   struct Norms {
     std::string part;
     double param = 0, grad = 0, change = 0;
@@ -58,11 +58,14 @@ class AdamW {
   void set_segments(size_t parameter, std::vector<OptimSegment> segments);
 
  private:
-  // The flat ranges of a parameter's segments with their rules, where the optimizer has done `updates`.
+  // The owned ranges of a parameter's segments with their rules, where the optimizer has done `updates`.
   std::vector<AdamwRange> ranges(size_t parameter, int64_t updates) const;
   // Of the whole gradient: each element of the global model counts once. The same bits on every rank.
   double squares() const;
   void update_on_host(double clip);
+  // Adds to three sums of squares for each parameter's place (norms()).
+  void add_norms(const ParamStore::Part& part, double lr, std::span<const size_t> place,
+                 std::span<double> sums) const;
   bool on_cpu() const { return store_.device().target() == DeviceType::kCpu; }
 
   ParamStore& store_;
