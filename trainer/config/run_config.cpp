@@ -110,6 +110,8 @@ void CheckpointConfig::fields(Visitor& v) {
   v("keep_every", keep_every, "keep those of every so many steps for good; 0: none").between(0, kMostSteps);
   v("keep_best", keep_best, "keep so many of the lowest validation loss; a new lowest one is saved at once")
       .between(0, 1e6);
+  v("async", async,
+    "training goes on while a thread writes the checkpoint, from a copy that takes the memory of one");
 }
 
 void EvalConfig::fields(Visitor& v) {

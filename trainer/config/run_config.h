@@ -92,6 +92,7 @@ struct CheckpointConfig {
   int64_t every_steps = 1000;
   double every_minutes = 30;
   int64_t keep_last = 3, keep_every = 0, keep_best = 0;
+  bool async = false;
   void fields(Visitor& v);
 };
 

@@ -374,13 +374,14 @@ void RunFolder::begin(const TrainState& state, const ParamStore& store, const Ad
   impl_->agree(path_, problem);
 }
 
-fs::path RunFolder::save(const TrainState& state, const ParamStore& store, const AdamW& optim,
-                         const std::string& config_yaml, const config::CheckpointConfig& keep) {
+RunFolder::Saved RunFolder::save(const TrainState& state, const ParamStore& store, const AdamW& optim,
+                                 const std::string& config_yaml, const config::CheckpointConfig& keep) {
   begin(state, store, optim, config_yaml, keep);
   Downloads downloads(store, optim);
   if (store.device().type() != DeviceType::kCpu) impl_->save->request.content = std::ref(downloads);
   impl_->save->write();
-  return finish_save().folder;
+  impl_->save->write_s = NAN;
+  return finish_save();
 }
 
 void RunFolder::start_save(const TrainState& state, const ParamStore& store, const AdamW& optim,

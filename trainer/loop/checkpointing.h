@@ -49,19 +49,19 @@ class RunFolder {
   // Complete and verified under its final name when this returns; then retention by `keep`, whose failure is
   // a warning. Throws kIo or kCannotCreate, on all ranks what one of them met, and leaves no trace where it
   // cannot save.
-  std::filesystem::path save(const TrainState& state, const ParamStore& store, const AdamW& optim,
-                             const std::string& config_yaml, const config::CheckpointConfig& keep);
+  struct Saved {
+    std::filesystem::path folder;
+    int64_t step;
+    double write_s;  // of the thread that wrote this rank's part beside the training; NaN: there was none
+  };
+  Saved save(const TrainState& state, const ParamStore& store, const AdamW& optim,
+             const std::string& config_yaml, const config::CheckpointConfig& keep);
   // The same beside the training: start_save() copies what this rank owns to memory of the host, a thread
   // writes it; finish_save() waits for the thread and completes the checkpoint. Each throws as save().
   void start_save(const TrainState& state, const ParamStore& store, const AdamW& optim,
                   const std::string& config_yaml, const config::CheckpointConfig& keep);
   bool saving() const;   // started and not finished
   bool written() const;  // by this rank: finish_save() waits for the others at most
-  struct Saved {
-    std::filesystem::path folder;
-    int64_t step;
-    double write_s;  // of this rank's thread
-  };
   Saved finish_save();
 
  private:

@@ -70,6 +70,7 @@ std::string bar_cells(double share, int cells, bool utf8) {
 }
 
 void Console::put(std::string_view text) {
+  if (style_.quiet) return;
   while (working_ && !text.empty()) {
     const ssize_t done = ::write(style_.fd, text.data(), text.size());
     if (done < 0 && errno == EINTR) continue;

@@ -14,6 +14,7 @@ class Console {
     bool terminal = false;  // a bar, redrawn in place, instead of a line per log step
     bool color = false;
     bool utf8 = false;
+    bool quiet = false;  // shows nothing: another rank does
   };
   // From isatty(fd), NO_COLOR and TERM, and the locale's character set (LC_ALL, LC_CTYPE, LANG).
   static Style detect(int fd = 2);

@@ -74,7 +74,8 @@ int64_t earlier_starts(const io::fs::path& file) {
 }  // namespace
 
 void create_run_folder(const io::fs::path& run_dir) {
-  for (const char* name : {"checkpoints", "tb", "eval", "samples"}) io::create_directories(run_dir / name);
+  for (const char* name : {"checkpoints", "tb", "eval", "samples", "logs"})
+    io::create_directories(run_dir / name);
 }
 
 Machine this_machine() {

@@ -11,8 +11,8 @@
 
 namespace rookery::loop {
 
-// Makes RUN/{checkpoints,tb,eval,samples}; what exists stays. Throws Error kCannotCreate or kIo (from io)
-// where that is not possible.
+// Makes RUN/{checkpoints,tb,eval,samples,logs}; what exists stays. Throws Error kCannotCreate or kIo (from
+// io) where that is not possible.
 void create_run_folder(const io::fs::path& run_dir);
 
 struct Machine {

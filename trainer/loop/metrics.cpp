@@ -149,8 +149,8 @@ std::string step_line(const StepMetrics& m, const Rates& r) {
 }
 
 std::string step_record(const StepMetrics& m, const Rates& r, double time) {
-  return Record()
-      .add("event", "step")
+  Record record;
+  record.add("event", "step")
       .add("step", m.step)
       .add("tokens", m.tokens)
       .add("loss", as_float(m.loss))
@@ -170,9 +170,19 @@ std::string step_record(const StepMetrics& m, const Rates& r, double time) {
       .add("tflops", r.tflops)
       .add("mfu", r.mfu)
       .add("hfu", r.hfu)
-      .add("memory_bytes", m.memory_bytes)
-      .add("time", time)
-      .done();
+      .add("memory_bytes", m.memory_bytes);
+  if (!m.phases.empty()) {
+    Record ranks;
+    for (const PhaseSpread& p : m.phases)
+      ranks.add(p.name, Record()
+                            .add("min", p.min)
+                            .add("median", p.median)
+                            .add("max", p.max)
+                            .add("slowest", p.slowest)
+                            .add("host", p.host));
+    record.add("ranks", ranks);
+  }
+  return record.add("time", time).done();
 }
 
 std::string eval_record(const EvalMetrics& m, double time) {
@@ -230,9 +240,12 @@ double Throughput::data_share() const { return seconds_ > 0 ? data_ / seconds_ :
 
 MetricsLog::MetricsLog(Options options, Console& console)
     : options_(std::move(options)), console_(console), prefix_(line_prefix(options_.rank)) {
+  const io::fs::path text = options_.rank == 0 ? io::fs::path("train.log")
+                                               : io::fs::path("logs") / str("rank-", options_.rank, ".log");
   text_ = std::make_unique<AppendLog>(
-      options_.run_dir / "train.log", "log.text", [] { return std::string(); },
+      options_.run_dir / text, "log.text", [] { return std::string(); },
       [this](const std::string& what) { console_.warning(what); });
+  if (options_.rank > 0) return;
   const AppendLog::Warn warn = [this](const std::string& what) { warning(what); };
 
   const io::fs::path path = options_.run_dir / "metrics.jsonl";
@@ -275,6 +288,7 @@ Rates MetricsLog::rates(const StepMetrics& m) const {
 }
 
 void MetricsLog::step(const StepMetrics& m) {
+  if (!records_) return;
   throughput_.step(m.step_tokens, m.step_time_s, m.data_wait_s);
   const Rates r = rates(m);
   smooth_loss_ = std::isfinite(smooth_loss_) ? 0.9 * smooth_loss_ + 0.1 * m.loss : m.loss;
@@ -329,6 +343,7 @@ void MetricsLog::step(const StepMetrics& m) {
 }
 
 void MetricsLog::evaluation(const EvalMetrics& m) {
+  if (!records_) return;
   throughput_.pause(m.seconds);
   records_->append(eval_record(m, unix_now()) + "\n");
   std::string line = str("eval step=", m.step, " set=", printable(m.set),
@@ -349,6 +364,7 @@ void MetricsLog::evaluation(const EvalMetrics& m) {
 }
 
 void MetricsLog::norms(const NormMetrics& m) {
+  if (!records_) return;
   records_->append(norm_record(m, unix_now()) + "\n");
   if (!tensorboard_) return;
   std::vector<Scalar> scalars;
@@ -361,16 +377,15 @@ void MetricsLog::norms(const NormMetrics& m) {
   tensorboard_->scalars(m.step, scalars);
 }
 
-void MetricsLog::checkpoint(int64_t step, double seconds, const std::string& where) {
+void MetricsLog::checkpoint(int64_t step, double seconds, const std::string& where, double write_s) {
+  if (!records_) return;
   throughput_.pause(seconds);
-  records_->append(Record()
-                       .add("event", "checkpoint")
-                       .add("step", step)
-                       .add("seconds", seconds)
-                       .add("time", unix_now())
-                       .done() +
-                   "\n");
-  info(str("saved ", printable(where), " in ", fixed(seconds, 1), "s"));
+  Record record;
+  record.add("event", "checkpoint").add("step", step).add("seconds", seconds);
+  if (std::isfinite(write_s)) record.add("write_s", write_s);
+  records_->append(record.add("time", unix_now()).done() + "\n");
+  info(str("saved ", printable(where), " in ", fixed(seconds, 1), "s",
+           std::isfinite(write_s) ? str(" beside ", fixed(write_s, 1), "s of writing") : ""));
 }
 
 void MetricsLog::text(int64_t step, std::string_view name, std::string_view markdown) {
@@ -378,6 +393,7 @@ void MetricsLog::text(int64_t step, std::string_view name, std::string_view mark
 }
 
 void MetricsLog::sync() {
+  if (!records_) return;
   records_->sync();
   if (!tensorboard_) return;
   tensorboard_->sync();
@@ -385,6 +401,7 @@ void MetricsLog::sync() {
 }
 
 void MetricsLog::message(char level, std::string_view text) {
+  if (!records_ && level == 'I') return;  // rank 0 says it
   if (text == last_message_) {
     ++repeated_;
     return;

@@ -21,6 +21,14 @@ namespace rookery::loop {
 
 inline constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
+// Seconds that ranks spent in a part of a step.
+struct PhaseSpread {
+  std::string name;
+  double min = 0, median = 0, max = 0;
+  int64_t slowest = 0;  // rank
+  std::string host;     // of that rank
+};
+
 // One optimizer step. Losses in nats per token, times in seconds.
 struct StepMetrics {
   int64_t step = 0, total_steps = 0;     // number of this step, the first is 1; of so many
@@ -34,6 +42,7 @@ struct StepMetrics {
   double step_time_s = 0;               // whole step, without checkpoint and evaluation
   double data_wait_s = 0, forward_s = 0, backward_s = 0, optim_s = 0;
   int64_t memory_bytes = 0, memory_total_bytes = 0;  // peak of this process; what the machine has
+  std::vector<PhaseSpread> phases = {};              // of several ranks
 };
 
 // A validation pass. Write it before the checkpoint of the same step, or a resume from that checkpoint would
@@ -107,7 +116,7 @@ class MetricsLog {
     double flops_per_token = 0;  // of the model, forward and backward, nothing recomputed; 0: not known
     double recomputed_flops_per_token = 0;  // forward passes done again in the backward pass
     double peak_tflops = 0;                 // of the device; 0: not known, and then mfu and hfu are n/a
-    int rank = 0;
+    int rank = 0;  // above 0 there is RUN/logs/rank-N.log, for warnings, and nothing else
     std::function<std::string()> slowest_source;  // of the data, for the hint that the steps wait for it
   };
   // Opens the files of RUN; a metrics.jsonl that is there already gets a resume record, after the torn end
@@ -121,7 +130,8 @@ class MetricsLog {
   void step(const StepMetrics& m);
   void evaluation(const EvalMetrics& m);
   void norms(const NormMetrics& m);
-  void checkpoint(int64_t step, double seconds, const std::string& where);
+  // seconds: for which training stood still; write_s: of the thread that wrote beside it, if there was one.
+  void checkpoint(int64_t step, double seconds, const std::string& where, double write_s = kUnknown);
   // A line for train.log and the console. One that repeats itself is counted instead.
   void info(std::string_view text) { message('I', text); }
   void warning(std::string_view text) { message('W', text); }

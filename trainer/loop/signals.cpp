@@ -60,14 +60,15 @@ int SignalGuard::received() const { return g_received; }
 
 RunControl::RunControl(io::fs::path run_dir, const SignalGuard& signals, double max_seconds, Clock clock)
     : signals_(signals),
-      save_{run_dir / "SAVE"},
-      stop_{run_dir / "STOP"},
+      save_{run_dir.empty() ? run_dir : run_dir / "SAVE"},
+      stop_{run_dir.empty() ? run_dir : run_dir / "STOP"},
       max_seconds_(max_seconds),
       clock_(std::move(clock)) {
   start_ = clock_();
 }
 
 bool RunControl::Switch::taken() {
+  if (path.empty()) return false;
   std::error_code error;
   if (!io::fs::exists(io::fs::symlink_status(path, error))) {
     stuck = false;

@@ -36,7 +36,8 @@ class RunControl {
  public:
   using Clock = std::function<double()>;  // seconds, never going back
 
-  // `max_seconds` counts from here; 0: no limit. The clock is for tests.
+  // run_dir empty: another rank looks for the files. `max_seconds` counts from here; 0: no limit. The clock
+  // is for tests.
   RunControl(io::fs::path run_dir, const SignalGuard& signals, double max_seconds, Clock clock = steady_now);
 
   // What is asked for now. `step_s` and `save_s` are the longest step and save so far: the time limit is met

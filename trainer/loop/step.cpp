@@ -46,10 +46,12 @@ void TrainStep::work(size_t micro_batches) {
   run_schedule(stage_, session_.mesh->axis(Axis::kPipe), static_cast<int64_t>(micro_batches));
   report_.forward_s = stage_.forward_s();
   report_.backward_s = stage_.backward_s();
+  const double work_done = steady_now();
   session_.store->finish_reduction();
   for (Communicator* ranks : {&session_.mesh->replicas(), &session_.mesh->axis(Axis::kPipe)})
     if (ranks->size() > 1) ranks->all_reduce(losses_, Reduce::kSum);
   const double start = steady_now();
+  report_.wait_s = start - work_done;
   const Range range(*session_.device, "optimizer", Profile::Kind::kPhase);
   optim_.launch(losses_);
   report_.optim_s = steady_now() - start;
@@ -107,7 +109,8 @@ TrainStep::Report TrainStep::run(const std::vector<data::Batch>& batches, double
     report_.loss_max = std::max(report_.loss_max, loss * static_cast<double>(batches.size()));
   }
   if (!std::isfinite(report_.loss)) report_.loss_max = report_.loss;
-  if (!session_.device->on_host()) report_.forward_s = report_.backward_s = report_.optim_s = NAN;
+  if (!session_.device->on_host())
+    report_.forward_s = report_.backward_s = report_.optim_s = report_.wait_s = NAN;
   return report_;
 }
 

@@ -26,6 +26,7 @@ class TrainStep {
     double loss, loss_max;  // of the step; that of the worst micro-batch
     // Seconds of the CPU; NaN of a graph, and on a GPU, which works on when the host has gone on.
     double forward_s, backward_s, optim_s;
+    double wait_s;  // for the other ranks, after the backward pass
     AdamW::Report update;
   };
   // The micro-batches of one step, equal in number from step to step.

@@ -7,6 +7,7 @@
 
 #include "data/tokenizer/tokenizer.h"
 #include "kernels/base/io.h"
+#include "parallel/comm/text.h"
 #include "trainer/config/writers.h"
 #include "trainer/loop/device.h"
 #include "trainer/loop/environment.h"
@@ -18,10 +19,17 @@ namespace {
 
 constexpr int kMaxFailedSaves = 3;         // then the run ends with kIo; the last good checkpoint stays
 constexpr int64_t kMaxSkippedInARow = 10;  // non-finite steps, then kNumerics
+// A rank that works so many times as long as the middle one, in so many steps running, holds up the others.
+constexpr double kStraggles = 2;
+constexpr int64_t kStragglesSteps = 3;
+constexpr std::array<const char*, 5> kPhases = {"data", "forward", "backward", "wait", "optim"};
+constexpr size_t kWait = 3;  // of them, for the other ranks
 
 // On the device that the configuration asks for, unless its plan is beyond the memory that is free there.
-Session affordable_session(config::RunConfig config, MemoryPlan& plan) {
+Session affordable_session(config::RunConfig config, MemoryPlan& plan, const Mesh& mesh) {
   auto device = make_device(config);
+  // What each of several ranks needs is not planned: one rank would need more.
+  if (mesh.world().size() > 1) return make_session(std::move(config), std::move(device), mesh);
   const int64_t free = device->on_host() ? available_memory_bytes()
                                          : static_cast<int64_t>(device->accelerator().memory().free);
   plan = plan_memory(config, device->type());
@@ -56,6 +64,7 @@ std::string device_text(const Device& device) {
 Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
   StepReport report{};
   report.lr = schedule_.at(state_.step);
+  phase("step");
   report.work = step_.run(batches, report.lr);
   report.applied = report.work.update.finite;
 
@@ -70,6 +79,7 @@ Trainer::StepReport Trainer::step(const std::vector<data::Batch>& batches) {
 
 std::vector<data::Batch> Trainer::next_batches() {
   const Range range(*session_.device, "data", Profile::Kind::kPhase);
+  phase("data");
   return read_step(*loader_, session_.config, *session_.mesh, state_.samples);
 }
 
@@ -114,8 +124,9 @@ ExitCode Trainer::run() {
     m.optim_s = report.work.optim_s;
     m.memory_bytes = memory_bytes();
     m.memory_total_bytes = total_memory_;
+    m.phases = spread({waited, m.forward_s, m.backward_s, report.work.wait_s, m.optim_s});
     log_->step(m);
-    if (state_.step - first_step == 1) explain_memory();
+    if (state_.step - first_step == 1 && session_.mesh->world().size() == 1) explain_memory();
     if (!report.applied) {
       log_->warning(str("step ", state_.step, ": loss ", report.work.loss, ", gradient norm ",
                         report.work.update.grad_norm, ": not finite; the step was not applied. Samples ",
@@ -127,7 +138,8 @@ ExitCode Trainer::run() {
     }
 
     if (const int64_t every = c.log.norms_every_steps;
-        every > 0 && state_.step % every == 0 && report.applied)
+        every > 0 && state_.step % every == 0 && report.applied &&
+        session_.mesh->degree(Axis::kPipe) == 1)  // a stage knows its own parts alone
       log_norms(report.lr);
 
     const double best = state_.best_validation;
@@ -135,12 +147,11 @@ ExitCode Trainer::run() {
     // The first step plans its memory and is the longest for that reason: it counts until there is another.
     longest_step_s_ = state_.step - first_step == 2 ? steady_now() - start
                                                     : std::max(longest_step_s_, steady_now() - start);
-    const RunRequest request = control_.poll(longest_step_s_, longest_save_s_);
-    const auto& when = c.checkpoint;
-    const bool due = (when.every_steps > 0 && state_.step % when.every_steps == 0) ||
-                     (when.every_minutes > 0 && steady_now() - last_save_at_ > when.every_minutes * 60) ||
-                     (when.keep_best > 0 && state_.best_validation < best);
+    const Request request = agree(control_.poll(longest_step_s_, longest_save_s_));
+    const bool due = (c.checkpoint.every_steps > 0 && state_.step % c.checkpoint.every_steps == 0) ||
+                     (c.checkpoint.keep_best > 0 && state_.best_validation < best);
     const bool last_chance = request.stop || state_.step == total || state_.goal_reached;
+    if (folder_.saving() && (request.written || last_chance)) finish_save();
     if (due || request.save || last_chance) {
       if (trace_) trace_->begin("save");
       save(last_chance);
@@ -162,6 +173,81 @@ ExitCode Trainer::run() {
   return ExitCode::kOk;
 }
 
+// Of each part of the step the spread over the ranks; with one rank there is none.
+std::vector<PhaseSpread> Trainer::spread(const std::array<double, 5>& seconds) {
+  Communicator& world = session_.mesh->world();
+  if (world.size() == 1) return {};
+  const auto ranks = static_cast<size_t>(world.size());
+  const Tensor all = empty({static_cast<int64_t>(ranks * kPhases.size())}, DType::kF64, *session_.device);
+  world.all_gather(tensor_from(std::span<const double>(seconds), {static_cast<int64_t>(kPhases.size())},
+                               DType::kF64, *session_.device),
+                   all);
+  const std::vector<double> of = to_doubles(all);
+  const auto spread_of = [&](const char* name, const std::function<double(size_t rank)>& value) {
+    std::vector<std::pair<double, int64_t>> sorted;
+    for (size_t r = 0; r < ranks; ++r) sorted.emplace_back(value(r), static_cast<int64_t>(r));
+    std::ranges::sort(sorted);
+    const int64_t slowest = sorted.back().second;
+    return PhaseSpread{name,
+                       sorted.front().first,
+                       sorted[ranks / 2].first,
+                       sorted.back().first,
+                       slowest,
+                       hosts_[static_cast<size_t>(slowest)]};
+  };
+  std::vector<PhaseSpread> phases;
+  for (size_t k = 0; k < kPhases.size(); ++k)
+    phases.push_back(spread_of(kPhases[k], [&](size_t r) { return of[r * kPhases.size() + k]; }));
+  // The others wait for the slowest, so what a rank does itself tells which that is.
+  std::vector<double> work(ranks);
+  for (size_t r = 0; r < ranks; ++r)
+    for (size_t k = 0; k < kPhases.size(); ++k)
+      if (k != kWait) work[r] += of[r * kPhases.size() + k];
+  const auto most = static_cast<size_t>(std::ranges::max_element(work) - work.begin());
+  std::vector<double> others = work;
+  others.erase(others.begin() + static_cast<int64_t>(most));
+  std::ranges::sort(others);
+  warn_of_straggler(static_cast<int64_t>(most), work[most], others[others.size() / 2]);
+  return phases;
+}
+
+void Trainer::warn_of_straggler(int64_t rank, double seconds, double others) {
+  slow_steps_ = !(seconds >= kStraggles * others) ? 0 : rank == slow_rank_ ? slow_steps_ + 1 : 1;
+  slow_rank_ = rank;
+  if (slow_steps_ != kStragglesSteps) return;
+  if (first())
+    log_->warning(str("rank ", rank, " on ", hosts_[static_cast<size_t>(rank)],
+                      " holds up the others: ", fixed(seconds, 3), " s of work in step ", state_.step,
+                      ", they take ", fixed(others, 3), " s; look at what else runs there"));
+}
+
+// What one rank is asked for all of them do, after the same step.
+Trainer::Request Trainer::agree(RunRequest mine) {
+  const bool time_to_save = session_.config.checkpoint.every_minutes > 0 &&
+                            steady_now() - last_save_at_ > session_.config.checkpoint.every_minutes * 60;
+  mine.save = mine.save || time_to_save;
+  Communicator& world = session_.mesh->world();
+  Request all{mine, folder_.written()};
+  if (world.size() == 1) return all;
+  const int64_t flags[] = {mine.save, mine.stop ? static_cast<int64_t>(mine.code) : 0,
+                           mine.stop ? world.size() - world.rank() : 0, !folder_.written()};
+  const Tensor most = tensor_from(std::span<const int64_t>(flags), {4}, DType::kI64, *session_.device);
+  world.all_reduce(most, Reduce::kMax);
+  int64_t agreed[4];
+  download(most, agreed);
+  all.save = agreed[0] != 0;
+  all.written = agreed[3] == 0;
+  if (agreed[1] == 0) return all;
+  all.stop = true;
+  all.code = static_cast<ExitCode>(agreed[1]);
+  if (!mine.stop) all.reason = str("what rank ", world.size() - agreed[2], " was asked");
+  return all;
+}
+
+void Trainer::phase(std::string_view name) const {
+  if (options_.on_phase) options_.on_phase(str(name, ", step ", state_.step + 1));
+}
+
 void Trainer::log_norms(double lr) {
   NormMetrics m;
   m.step = state_.step;
@@ -174,6 +260,8 @@ void Trainer::log_norms(double lr) {
 // Mean loss per target over the windows of each validation set, from the first on: the same windows every
 // time.
 void Trainer::evaluate() {
+  phase("evaluation");
+  session_.store->await_parameters();
   const config::RunConfig& c = session_.config;
   const int64_t T = c.data.seq_len, rows = c.recipe->micro_batch_size;
   double sum = 0, worst_accuracy = 1;
@@ -183,13 +271,25 @@ void Trainer::evaluate() {
     const int64_t windows =
         c.eval.max_tokens > 0 ? std::min(all, std::max<int64_t>(1, c.eval.max_tokens / T)) : all;
     Evaluation result;
-    for (int64_t first = 0; first < windows; first += rows) {
+    // Every rank makes as many passes, of which those behind the last window do not count: parameters may be
+    // gathered on the way.
+    const int64_t ranks = session_.mesh->degree(Axis::kData), rank = session_.mesh->index(Axis::kData);
+    for (int64_t first_of_all = 0; first_of_all < windows; first_of_all += rows * ranks) {
+      const int64_t own = first_of_all + rank * rows, from = own < windows ? own : first_of_all;
       std::vector<int64_t> starts;
-      for (int64_t i = first; i < std::min(first + rows, windows); ++i) starts.push_back(i * T);
+      for (int64_t i = from; i < std::min(from + rows, windows); ++i) starts.push_back(i * T);
       const data::Batch batch = data::read_windows(*set, starts, T, session_.model->vocab_size());
       session_.device->arena().begin_step(str("eval ", batch.rows));
-      result.add(step_.evaluate(recipe_->prepare(batch, *session_.device)));
+      const Evaluation judged = step_.evaluate(recipe_->prepare(batch, *session_.device));
+      if (own < windows) result.add(judged);
       session_.device->arena().end_step();
+    }
+    if (ranks > 1) {
+      const double mine[] = {result.nats, static_cast<double>(result.targets), result.correct};
+      const Tensor sums = tensor_from(std::span<const double>(mine), {3}, DType::kF64, *session_.device);
+      session_.mesh->axis(Axis::kData).all_reduce(sums, Reduce::kSum);
+      const std::vector<double> of_all = to_doubles(sums);
+      result = {of_all[0], static_cast<int64_t>(of_all[1]), of_all[2]};
     }
     EvalMetrics m;
     m.step = state_.step;
@@ -212,19 +312,24 @@ void Trainer::evaluate() {
   }
 }
 
-// Throws only where there is no later save to hope for.
-void Trainer::save(bool last_chance) {
+// Throws only where there is no later save to hope for. work: returns where it saved, and of what step, if
+// that is done.
+void Trainer::attempt_save(bool last_chance, const std::function<std::optional<RunFolder::Saved>()>& work) {
   const double start = steady_now();
-  loader_->check_unchanged();
-  log_->sync();
+  phase("save");
   try {
-    const auto where = folder_.save(state_, *session_.store, optim_, config::resolved_yaml(session_.config),
-                                    session_.config.checkpoint);
-    log_->checkpoint(state_.step, steady_now() - start, where.string());
-    failed_saves_ = 0;
+    if (const auto saved = work()) {
+      const double stood_still = steady_now() - start + save_began_s_;
+      log_->checkpoint(saved->step, stood_still, saved->folder.string(), saved->write_s);
+      failed_saves_ = 0;
+      save_began_s_ = 0;
+    } else {
+      save_began_s_ = steady_now() - start;
+    }
   } catch (const Error& error) {
     // A full disk now may be free at the next save; what is on disk stays good.
     if (error.code() != ExitCode::kIo && error.code() != ExitCode::kCannotCreate) throw;
+    save_began_s_ = 0;
     ++failed_saves_;
     if (last_chance || failed_saves_ >= kMaxFailedSaves)
       fail(ExitCode::kIo, "TRAIN-04", folder_.path().string(), ": saving failed ", failed_saves_,
@@ -235,6 +340,23 @@ void Trainer::save(bool last_chance) {
   }
   last_save_at_ = steady_now();
   longest_save_s_ = std::max(longest_save_s_, last_save_at_ - start);
+}
+
+void Trainer::save(bool last_chance) {
+  loader_->check_unchanged();
+  log_->sync();
+  if (folder_.saving()) finish_save();
+  attempt_save(last_chance, [&]() -> std::optional<RunFolder::Saved> {
+    const std::string config = config::resolved_yaml(session_.config);
+    const auto& keep = session_.config.checkpoint;
+    if (!keep.async || last_chance) return folder_.save(state_, *session_.store, optim_, config, keep);
+    folder_.start_save(state_, *session_.store, optim_, config, keep);
+    return {};
+  });
+}
+
+void Trainer::finish_save() {
+  attempt_save(false, [&] { return std::optional(folder_.finish_save()); });
 }
 
 // Peak of this process, or what is held of the GPU.
@@ -343,21 +465,24 @@ std::string data_fingerprint(const data::TokenSet& set) {
   return str(set.num_tokens(), " tokens in ", set.num_docs(), " documents, checksum ", sum);
 }
 
-Trainer::Trainer(config::LoadedRun run, TrainOptions options, Console& console)
+Trainer::Trainer(config::LoadedRun run, TrainOptions options, Console& console, const Mesh& mesh)
     : options_(std::move(options)),
       console_(console),
       signals_(console_.style().terminal),
-      control_(run.config.run_dir, signals_, options_.max_seconds),
-      session_(affordable_session(std::move(run.config), planned_)),
+      control_(mesh.world().rank() == 0 ? run.config.run_dir : std::filesystem::path(), signals_,
+               options_.max_seconds),
+      session_(affordable_session(std::move(run.config), planned_, mesh)),
       recipe_(make_recipe(*session_.config.recipe)),
-      loader_(make_loader(session_.config, session_.model->vocab_size())),
+      loader_(make_loader(session_.config, session_.model->vocab_size(), mesh)),
       validation_(open_validation(session_.config, session_.model->vocab_size())),
       schedule_(make_schedule(session_.config)),
       optim_(*session_.store, make_adamw_config(session_.config),
              [this](const Parameter& p) { return session_.model->optim_group(p); }),
       step_(session_, *recipe_, optim_,
             [this] { tell('I', str("graph: step ", state_.step + 1, " is noted as a whole and replayed")); }),
-      folder_(session_.config.run_dir, [this](const std::string& text) { tell('W', text); }) {
+      folder_(
+          session_.config.run_dir, [this](const std::string& text) { tell('W', text); }, mesh.world()),
+      hosts_(exchange_texts(mesh.world(), this_machine().host)) {
   folder_.check_space(*session_.store);
   const auto found = options_.fresh ? std::nullopt : folder_.find(options_.resume_from);
   if (found) {
@@ -394,6 +519,7 @@ void Trainer::make_way(std::optional<int64_t> resumed_step) {
     fail(ExitCode::kCannotCreate, "TRAIN-01", folder_.path().string(), ": holds checkpoints up to step ",
          *newest, ", which ", resumed_step ? str("going on from step ", *resumed_step) : "--fresh",
          " would replace. Choose another run_dir, or add --force to remove them");
+  session_.mesh->world().barrier();  // all have seen them
   folder_.remove_checkpoints(resumed_step.value_or(-1));
 }
 
@@ -403,7 +529,7 @@ void Trainer::begin() {
       static_cast<uint64_t>(c.seed),
       [this](const Parameter& p, const Tensor& values) { session_.store->assign(p, values); });
   state_.seed = c.seed;
-  state_.run_id = new_run_id();
+  state_.run_id = broadcast_text(session_.mesh->world(), new_run_id());
   if (!c.init.from.empty()) {
     const Weights weights(c.init.from);
     weights.load(*session_.store);
@@ -450,10 +576,14 @@ void Trainer::tell(char level, const std::string& text) {
 
 void Trainer::start_log() {
   const config::RunConfig& c = session_.config;
-  create_run_folder(folder_.path());
-  io::write_file_atomic(folder_.path() / "config.resolved.yaml", config::resolved_yaml(c), "run.config");
-  write_environment(folder_.path(), options_.command_line, options_.versions);
+  if (first()) {
+    create_run_folder(folder_.path());
+    io::write_file_atomic(folder_.path() / "config.resolved.yaml", config::resolved_yaml(c), "run.config");
+    write_environment(folder_.path(), options_.command_line, options_.versions);
+  }
+  session_.mesh->world().barrier();  // the folder is there
   MetricsLog::Options log;
+  log.rank = session_.mesh->world().rank();
   log.run_dir = folder_.path();
   log.run_id = state_.run_id;
   log.first_step = state_.step + 1;
@@ -467,7 +597,7 @@ void Trainer::start_log() {
   log.slowest_source = [this] { return loader_->slowest_source(); };
   log_ = std::make_unique<MetricsLog>(log, console_);
   for (const auto& [level, text] : early_) log_->already_shown(level, text);
-  if (options_.profile_steps > 0)
+  if (options_.profile_steps > 0 && first())
     trace_.emplace(*session_.device, folder_.path() / "trace.json", options_.profile_steps);
   total_memory_ = session_.device->on_host()
                       ? this_machine().memory_bytes
@@ -486,7 +616,12 @@ void Trainer::start_log() {
                  human_count(static_cast<double>(session_.store->num_elements())), " parameters (",
                  human_count(static_cast<double>(session_.store->num_elements() - embedding)),
                  " without the embedding), ", c.precision, ", ", device_text(*session_.device)));
-  log_->info(str("memory: planned are ", planned_));
+  if (session_.mesh->world().size() == 1) {
+    log_->info(str("memory: planned are ", planned_));
+  } else {
+    log_->info(str("mesh: ", session_.mesh->degrees(), ", zero ", session_.store->level(), "; rank 0 holds ",
+                   memory_held(*session_.device)));
+  }
   for (size_t i = 0; i < loader_->sources().size(); ++i) {
     const auto& source = loader_->sources()[i];
     const int64_t samples = loader_->samples_by_source(c.total_steps() * c.recipe->global_batch_size)[i];

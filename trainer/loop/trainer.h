@@ -2,6 +2,7 @@
 // run leaves on disk: metrics.h (logs) and checkpointing.h.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,7 +33,8 @@ struct TrainOptions {
   bool accept_data_change = false;  // go on although data, precision or architecture keys differ
   int64_t profile_steps = 0;        // of this process, written to RUN/trace.json
   double max_seconds = 0;  // save and leave with kStopped before so much time has passed; 0: no limit
-  std::vector<std::string> command_line;                      // for env.json, as are
+  std::function<void(std::string_view)> on_phase;  // hears what this rank is about to do; may be empty
+  std::vector<std::string> command_line;           // for env.json, as are
   std::vector<std::pair<std::string, std::string>> versions;  // name and version of the program's parts
 };
 
@@ -41,7 +43,8 @@ using ValidationSets = std::vector<std::pair<std::string, std::shared_ptr<data::
 
 class Trainer {
  public:
-  Trainer(config::LoadedRun run, TrainOptions options, Console& console);
+  // Every rank of the mesh, which outlives it, makes one; the console of rank 0 is the run's.
+  Trainer(config::LoadedRun run, TrainOptions options, Console& console, const Mesh& mesh = Mesh::single());
   ExitCode run();  // trains to the end of the schedule, or until asked to stop
 
  private:
@@ -55,6 +58,8 @@ class Trainer {
   void log_norms(double lr);
   void evaluate();
   void save(bool last_chance);
+  void finish_save();  // of the one that is under way
+  void attempt_save(bool last_chance, const std::function<std::optional<RunFolder::Saved>()>& work);
   // The state to begin with: of a checkpoint, or new weights.
   void resume(const RunFolder::Found& found);
   void begin();
@@ -62,6 +67,14 @@ class Trainer {
   void save_trace();
   void explain_memory();
   int64_t memory_bytes() const;
+  std::vector<PhaseSpread> spread(const std::array<double, 5>& seconds);
+  void warn_of_straggler(int64_t rank, double seconds, double others);
+  struct Request : RunRequest {
+    bool written;  // all ranks have written their part of the checkpoint that is under way
+  };
+  Request agree(RunRequest mine);
+  void phase(std::string_view name) const;
+  bool first() const { return session_.mesh->world().rank() == 0; }
   void start_log();
   // A line for the console and train.log ('W': a warning); what is said before that is open is kept for it.
   void tell(char level, const std::string& text);
@@ -85,6 +98,9 @@ class Trainer {
   TrainState state_;
   double longest_step_s_ = 0, longest_save_s_ = 0, last_save_at_ = 0;
   int failed_saves_ = 0;
+  std::vector<std::string> hosts_;  // of the ranks
+  int64_t slow_steps_ = 0, slow_rank_ = -1;
+  double save_began_s_ = 0;  // how long training stood still for the start of a save
   int64_t total_memory_ = 0;
 };
 
