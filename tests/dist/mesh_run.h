@@ -41,11 +41,14 @@ struct MeshRun {
 // Global batches of 8 sequences of 16 tokens, in micro-batches of 2. AdamW's eps: with a small one the
 // rounding of a gradient that is zero in theory becomes a step of full size.
 inline config::RunConfig mesh_config(const TinyRuns& runs, const std::string& model,
-                                     const std::string& precision, const std::string& mesh) {
+                                     const std::string& precision, const std::string& mesh,
+                                     const std::string& recipe_keys) {
   return config::parse_run(
       str("name: tiny\nrun_dir: none\nseed: 7\nthreads: 1\nprecision: ", precision, "\nmodel: ", model,
           "\ndata: {seq_len: 16, sources: [{path: ", runs.path("tokens.h5"),
-          "}]}\nrecipe: {kind: pretrain, micro_batch_size: 2, global_batch_size: 8, max_steps: 8}\n"
+          "}]}\nrecipe: {kind: pretrain, micro_batch_size: 2, global_batch_size: 8, max_steps: 8, ",
+          recipe_keys,
+          "}\n"
           "optim: {lr: 3e-4, warmup_steps: 0, eps: 1e-8}\nmesh: ",
           mesh, "\n"),
       "the test");
@@ -80,27 +83,34 @@ inline void disturb(const loop::Session& session) {
   }
 }
 
-// Puts this rank's part of each tensor where it belongs in the whole ones.
+// Puts this rank's part of each tensor where it belongs in the whole ones. Ranks that have the same part have
+// the same bits.
 inline void collect(const loop::Session& session, std::map<std::string, std::vector<double>>& whole,
                     std::mutex& mutex) {
   for (const Parameter* p : session.store->parameters()) {
     const std::vector<double> mine = to_doubles(session.store->values(*p));
     const std::lock_guard lock(mutex);
     std::vector<double>& values = whole[p->name];
-    values.resize(static_cast<size_t>(p->global.numel()));
+    values.resize(static_cast<size_t>(p->global.numel()), NAN);
     for_each_run(*p, [&](int64_t here, int64_t there, int64_t n) {
-      std::copy_n(mine.begin() + here, n, values.begin() + there);
+      for (int64_t i = 0; i < n; ++i) {
+        double& value = values[static_cast<size_t>(there + i)];
+        const double own = mine[static_cast<size_t>(here + i)];
+        ASSERT_TRUE(std::isnan(value) || value == own) << p->name << " " << there + i;
+        value = own;
+      }
     });
   }
 }
 
 inline MeshRun train_on_mesh(const TinyRuns& runs, const std::string& model, const std::string& precision,
-                             const std::string& mesh_text, int64_t world, int steps = 5) {
+                             const std::string& mesh_text, int64_t world,
+                             const std::string& recipe_keys = "recompute: none", int steps = 5) {
   MeshRun run;
   std::vector<MeshRun> seen(static_cast<size_t>(world));
   std::mutex mutex;
   run_ranks(static_cast<int>(world), [&](Communicator& comm) {
-    config::RunConfig config = mesh_config(runs, model, precision, mesh_text);
+    config::RunConfig config = mesh_config(runs, model, precision, mesh_text, recipe_keys);
     const Mesh mesh(config.mesh.degrees(world), comm);
     loop::Session session =
         loop::make_session(std::move(config), std::make_unique<Device>(DeviceType::kCpu, 1), mesh);

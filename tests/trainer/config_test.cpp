@@ -23,6 +23,7 @@ struct ToyConfig : ModelConfig {
   bool tied = false;
   std::vector<int64_t> widths = {1, 2};
   std::string arch() const override { return "toy"; }
+  int64_t num_blocks() const override { return num_layers; }
   void fields(Visitor& v) override {
     v("num_layers", num_layers, "blocks").between(1, 1000);
     v("hidden_size", hidden_size, "width (C)").between(1, 1e6).required();

@@ -611,11 +611,22 @@ void Trainer::start_log() {
       log_->info(str("environment: ", name, "=", value));
     }
   }
+  int64_t elements = 0;
+  for (const Parameter* p : session_.model->parameters.all()) elements += p->global.numel();
   const int64_t embedding = session_.model->embedding().global.numel();
-  log_->info(str(c.name, ": ", c.model.name(), ", ",
-                 human_count(static_cast<double>(session_.store->num_elements())), " parameters (",
-                 human_count(static_cast<double>(session_.store->num_elements() - embedding)),
+  log_->info(str(c.name, ": ", c.model.name(), ", ", human_count(static_cast<double>(elements)),
+                 " parameters (", human_count(static_cast<double>(elements - embedding)),
                  " without the embedding), ", c.precision, ", ", device_text(*session_.device)));
+  if (const int64_t stages = session_.mesh->degree(Axis::kPipe); stages > 1) {
+    const int64_t micro_batches = c.grad_accum_steps(session_.mesh->degrees().world());
+    const StageBlocks& own = session_.stage;
+    const std::string text =
+        str("pipeline: ", stages, " stages, this one of blocks ", own.begin, " to ", own.end - 1, "; of the ",
+            "time of ", micro_batches, " micro-batches a stage waits ",
+            fixed(100 * pipeline_bubble(stages, micro_batches), 1), " % for the others at best");
+    micro_batches < stages ? log_->warning(text + "; with a larger global_batch_size it is less")
+                           : log_->info(text);
+  }
   if (session_.mesh->world().size() == 1) {
     log_->info(str("memory: planned are ", planned_));
   } else {
