@@ -102,6 +102,23 @@ void check_tokenizer(const TokenSet& set, std::string_view sha256) {
        ": prepare the data again, or name its tokenizer");
 }
 
+Batch part_of(const Batch& whole, int64_t part, int64_t parts) {
+  RK_CHECK(whole.seq_len % parts == 0, "[part_of] ", whole.seq_len, " tokens in ", parts, " parts");
+  const int64_t T = whole.seq_len / parts, begin = part * T;
+  Batch batch{whole.rows, T, {}, {}, {}, whole.samples, {}};
+  for (int64_t b = 0; b < whole.rows; ++b) {
+    const int64_t row = b * whole.seq_len, from = row + begin;
+    batch.x.insert(batch.x.end(), whole.x.begin() + from, whole.x.begin() + from + T);
+    batch.y.insert(batch.y.end(), whole.y.begin() + from, whole.y.begin() + from + T);
+    batch.doc_start.insert(batch.doc_start.end(), whole.doc_start.begin() + from,
+                           whole.doc_start.begin() + from + T);
+    int64_t document = begin > 0 ? begin - 1 : 0;
+    while (document > 0 && whole.doc_start[static_cast<size_t>(row + document)] == 0) --document;
+    if (begin > 0) batch.document.push_back(static_cast<int32_t>(document));
+  }
+  return batch;
+}
+
 Loader::Loader(std::vector<LoaderSource> sources, LoaderOptions options)
     : sources_(std::move(sources)),
       options_(options),

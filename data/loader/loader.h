@@ -22,7 +22,11 @@ struct Batch {
                                    // begins inside a document has 0 at t = 0: whether its state starts from
                                    // zero there is the trainer's choice.
   std::vector<int64_t> samples;    // [B]: global sample numbers
+  std::vector<int32_t> document;   // [B]: of a part of the rows: where in its row the document of the token
+                                   // before the part begins; empty: parts that begin at 0
 };
+// The part-th of `parts` equal parts of the tokens of each row.
+Batch part_of(const Batch& batch, int64_t part, int64_t parts);
 
 struct LoaderSource {
   std::shared_ptr<const TokenSet> set;

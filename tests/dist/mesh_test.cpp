@@ -46,6 +46,12 @@ INSTANTIATE_TEST_SUITE_P(Zero, MeshTraining,
                                          MeshCase{"{data: 4, zero: 0}", 4}, MeshCase{"{data: 4, zero: 1}", 4},
                                          MeshCase{"{data: 4, zero: 3}", 4}),
                          [](const auto& one) { return name_of(one.param.mesh); });
+INSTANTIATE_TEST_SUITE_P(Sequence, MeshTraining,
+                         testing::Values(MeshCase{"{seq: 2}", 2}, MeshCase{"{seq: 4}", 4},
+                                         MeshCase{"{seq: 2, seq_method: scan}", 2},
+                                         MeshCase{"{seq: 4, seq_method: scan}", 4},
+                                         MeshCase{"{data: 2, seq: 2}", 4}),
+                         [](const auto& one) { return name_of(one.param.mesh); });
 
 }  // namespace
 }  // namespace rookery

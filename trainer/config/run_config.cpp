@@ -88,7 +88,11 @@ MeshDegrees MeshConfig::degrees(int64_t world) const {
 void MeshConfig::fields(Visitor& v) {
   v("data", data, "ranks, or groups of them, that compute other sequences of the batch; 0: all that are left")
       .between(0, kMostRanks);
-  v("seq", seq, "ranks that share the tokens of a sequence").between(1, kMostRanks);
+  v("seq", seq, "ranks that share the tokens of a sequence; divides data.seq_len").between(1, kMostRanks);
+  v("seq_method", seq_method,
+    "how the state of a recurrence gets to the ranks with the tokens behind: ring hands it on from rank to "
+    "rank, each waits; scan computes more, but all ranks at once")
+      .one_of({"ring", "scan"});
   v("tensor", tensor, "ranks that share heads, hidden channels and vocabulary").between(1, kMostRanks);
   v("pipe", pipe, "ranks that share the blocks").between(1, kMostRanks);
   v("pipe_split", pipe_split,
@@ -226,7 +230,13 @@ void check_mesh(const RunConfig& c, int64_t world, std::vector<Finding>& finding
     findings.push_back({"mesh.expert", str("expert ", m.expert, " does not divide data ", degrees.data,
                                            " x seq ", m.seq, " = ", degrees.data * degrees.seq)});
   if (c.data.seq_len % degrees.seq != 0)
-    findings.push_back({"mesh.seq", str("seq ", m.seq, " does not divide data.seq_len ", c.data.seq_len)});
+    findings.push_back({"mesh.seq", str("seq ", m.seq, " does not divide data.seq_len ", c.data.seq_len, ": ",
+                                        c.data.seq_len, " = ", c.data.seq_len / m.seq, " x ", m.seq, " + ",
+                                        c.data.seq_len % m.seq, "; use a seq_len of ",
+                                        multiples_around(c.data.seq_len, m.seq))});
+  if (m.seq > 1 && c.recipe->kind() == "mqar")
+    findings.push_back(
+        {"mesh.seq", str("seq ", m.seq, ": what mqar asks of a sequence needs the whole of it; use seq 1")});
   check_stages(m, c.model->num_blocks(), findings);
 }
 

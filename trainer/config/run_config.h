@@ -121,6 +121,7 @@ struct HardwareConfig {
 struct MeshConfig {
   int64_t data = 0, seq = 1, tensor = 1, pipe = 1, expert = 1, zero = 1;
   std::vector<int64_t> pipe_split;
+  std::string seq_method = "ring";
   // data 0: what the other axes leave of so many ranks.
   MeshDegrees degrees(int64_t world) const;
   void fields(Visitor& v);

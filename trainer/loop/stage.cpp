@@ -29,6 +29,7 @@ std::vector<Tensor> Stage::incoming(const DeviceBatch& batch) {
 std::vector<Var> Stage::run(nn::Context& cx, const DeviceBatch& batch, const std::vector<Var>& inputs) {
   Model& model = *session_.model;
   const StageBlocks& blocks = session_.stage;
+  cx.seq.method = seq_method_from_string(session_.config.mesh.seq_method);
   recipe_.begin(batch, cx);
   Carry carry;
   if (blocks.first()) {

@@ -61,8 +61,9 @@ void TrainStep::work(size_t micro_batches) {
 void TrainStep::run_or_replay() {
   Device& device = *session_.device;
   auto everything = [this] { work(batches_.size()); };
-  // A profile has each operation, a graph is one.
-  if (session_.config.graph == "off" || device.type() == DeviceType::kCpu || device.profile != nullptr)
+  // A profile has each operation, a graph is one, and what comes from other ranks is in none.
+  if (session_.config.graph == "off" || session_.mesh->world().size() > 1 ||
+      device.type() == DeviceType::kCpu || device.profile != nullptr)
     return everything();
   const auto addresses = [&] {
     std::vector<const std::byte*> all{device.arena().slab()};

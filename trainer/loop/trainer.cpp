@@ -414,6 +414,8 @@ std::vector<data::Batch> read_step(data::Loader& loader, const config::RunConfig
   const int64_t rows = c.recipe->micro_batch_size, ranks = mesh.degree(Axis::kData);
   for (int64_t i = 0; i < c.grad_accum_steps(mesh.degrees().world()); ++i)
     batches.push_back(loader.next(first_sample + i * rows * ranks, rows));
+  if (const int64_t parts = mesh.degree(Axis::kSeq); parts > 1)
+    for (data::Batch& batch : batches) batch = data::part_of(batch, mesh.index(Axis::kSeq), parts);
   return batches;
 }
 

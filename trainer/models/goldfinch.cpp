@@ -8,6 +8,7 @@
 #include "kernels/ops/embedding/embedding.h"
 #include "kernels/ops/gold/gold.h"
 #include "kernels/ops/norm/rms_norm.h"
+#include "parallel/sequence/ring_attention.h"
 
 namespace rookery {
 namespace {
@@ -107,8 +108,13 @@ class GoldFinch : public Hybrid<Gold> {
     const Tensor ids = cx.seq.append(kIds, Var(sight.ids)).value();
     const Var cache = cx.seq.append(kCache, compress_(cx, carry.x));
     if (past == 0) {
-      sight.keys = ops::gold_keys(sight.x0, cache, cx(expand_));
-      sight.values = ops::rms_norm(sight.x0, Var(), 1e-8, RmsEps::kOutside);
+      Communicator& ranks = cx.mesh.axis(Axis::kSeq);
+      sight.starts = gather_left(ranks, sight.doc_start).value();
+      // Of tokens of other ranks only ids and cache travel.
+      const Tensor seen = gather_left(ranks, ids).value();
+      const Var x0 = seen.dim(1) > S ? Hybrid<Gold>::embed(cx, seen).x : sight.x0;
+      sight.keys = ops::gold_keys(x0, gather_left(ranks, cache), cx(expand_));
+      sight.values = ops::rms_norm(x0, Var(), 1e-8, RmsEps::kOutside);
     } else {
       const auto [distinct, index] = ops::distinct_ids(ids, S, c_.vocab_size);
       const Var x0 = first_norm_(cx, ops::embedding(distinct, cx(*emb_)));

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "kernels/ops/attention/attention.h"
-#include "kernels/ops/wkv6/wkv6.h"
 #include "trainer/nn/attention.h"
+#include "trainer/nn/recurrence.h"
 
 namespace rookery {
 namespace {
@@ -59,7 +59,7 @@ FinchC2TimeMix::FinchC2TimeMix(Scope s, const GoldFinchSizes& sizes, const Layer
 Var FinchC2TimeMix::operator()(Context& cx, const Entry& in, const Carry&) const {
   const int64_t B = in.shape()[0], T = in.shape()[1], C = in.shape()[2];
   const Shape heads{B, T, C / c.head_size, c.head_size};
-  const ops::Previous previous = cx.seq.previous(prefix + "shift");
+  const ops::Previous& previous = in.previous(cx, prefix + "shift");
 
   const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
   const Var h = ops::tanh(ops::matmul(xxx, cx(maa_w1)));  // [B, T, 5 R]
@@ -72,10 +72,8 @@ Var FinchC2TimeMix::operator()(Context& cx, const Entry& in, const Carry&) const
   if (c.use_one_minus_w) k = ops::decay_complement_mul(w, k);
   // With the second value the current token enters through it alone.
   const Var bonus = c.use_v2 ? Var(zeros(faaaa.global, x.value().dtype(), x.value().device())) : cx(faaaa);
-  const auto [wkv, state] =
-      ops::wkv6(receptance(cx, xr).reshape(heads), k.reshape(heads), value(cx, xv).reshape(heads),
-                w.reshape(heads), bonus, cx.seq.state(prefix + "wkv"), cx.seq.doc_start);
-  cx.seq.leave(prefix + "wkv", state);
+  const Var wkv = nn::wkv6(cx, prefix + "wkv", receptance(cx, xr).reshape(heads), k.reshape(heads),
+                           value(cx, xv).reshape(heads), w.reshape(heads), bonus);
   Var y = wkv.reshape({B, T, C});
   if (c.use_v2) {
     const Var correction = ops::matmul(ops::tanh(ops::matmul(xv2, cx(value2_w1))), cx(value2_w2));
@@ -106,7 +104,7 @@ GptAlpha::GptAlpha(Scope s, const GoldFinchSizes& sizes, Rotary positions, const
       ln_x(s.child("ln_x"), init.C, init.ln_x()) {}
 
 Var GptAlpha::operator()(Context& cx, const Entry& in, const Carry&) const {
-  const ops::Previous previous = cx.seq.previous(prefix + "shift");
+  const ops::Previous& previous = in.previous(cx, prefix + "shift");
   const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
   const Var h = ops::tanh(ops::matmul(xxx, cx(maa_w1)));  // [B, T, 3 R]
   const auto [xr, xk, xv] = ops::ddlerp(x, previous, {cx(maa_r), cx(maa_k), cx(maa_v)}, h, cx(maa_w2));
@@ -144,7 +142,7 @@ Gold::Gold(Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerIn
       ln_x(s.child("ln_x"), init.C, init.ln_x()) {}
 
 Var Gold::operator()(Context& cx, const Entry& in, const Carry& carry) const {
-  const ops::Previous previous = cx.seq.previous(prefix + "shift");
+  const ops::Previous& previous = in.previous(cx, prefix + "shift");
   const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
   const Var hq = ops::tanh(ops::matmul(xxx, cx(maa_q_w1)));  // [B, T, R]
   const auto [xq] =
@@ -156,18 +154,19 @@ Var Gold::operator()(Context& cx, const Entry& in, const Carry& carry) const {
   return output(cx, ln_x(cx, y));
 }
 
-// q, result: [B, T, C], of a pass with nothing before it.
+// q, result: [B, T, C], of the last T tokens that the pass sees.
 Var Gold::attend(Context& cx, const Var& q, const GoldSight& sight) const {
-  const ops::Previous nothing{Var(), cx.seq.doc_start};
+  const ops::Previous nothing{Var(), sight.starts};
   const Var eee = ops::shift_lerp(sight.values, nothing, {cx(maa_v_cache)})[0];
-  const Var hkv = ops::tanh(ops::matmul(eee, cx(maa_kv_w1))), w2 = cx(maa_kv_w2);  // [B, T, 2 R]
+  const Var hkv = ops::tanh(ops::matmul(eee, cx(maa_kv_w1))), w2 = cx(maa_kv_w2);  // [B, S, 2 R]
   const Var k0 = ops::ddlerp(sight.keys, nothing, {cx(maa_k), Var()}, hkv, w2)[0];
   const Var v0 = ops::ddlerp(sight.values, nothing, {Var(), cx(maa_v)}, hkv, w2)[1];
   const Var k = ln_k(cx, corrected(cx, k0, key_w1, key_w2)),
             v = ln_v(cx, corrected(cx, v0, value_w1, value_w2));
-  const Shape heads = in_heads(q.shape());
-  return ops::attention(turned(q.reshape(heads), 0), turned(k.reshape(heads), 0), v.reshape(heads),
-                        {scale(), 0, cx.seq.doc_start})
+  const Shape keys = in_heads(k.shape());
+  const int64_t past = keys[1] - q.shape()[1];
+  return ops::attention(turned(q.reshape(in_heads(q.shape())), past), turned(k.reshape(keys), 0),
+                        v.reshape(keys), {scale(), past, cx.seq.doc_start, sight.document})
       .reshape(q.shape());
 }
 

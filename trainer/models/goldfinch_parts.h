@@ -72,6 +72,7 @@ struct GoldSight {
   Var x0;            // their embeddings after ln0, until the first GOLD block
   Tensor doc_start;  // of the pass
   Var keys, values;  // [B, S, C]: the expanded cache and x0, both divided by their root mean square
+  Tensor starts;     // u8 [B, S] or undefined: doc_start of all of these
   ops::GoldTokens tokens;
   Tensor document;  // i32 [B]: where the text of the first token begins; undefined: at 0
 };

@@ -3,8 +3,8 @@
 #include "trainer/models/rwkv5.h"
 
 #include "kernels/ops/activation/activation.h"
-#include "kernels/ops/wkv6/wkv6.h"
 #include "trainer/models/rwkv_parts.h"
+#include "trainer/nn/recurrence.h"
 
 namespace rookery {
 namespace {
@@ -52,10 +52,8 @@ struct TimeMix {
     const auto [xk, xv, xr, xg] = time_mix(cx, in, prefix + "shift", {&mix_k, &mix_v, &mix_r, &mix_g});
 
     const Shape heads{B, T, H, N};
-    const auto [y, state] =
-        ops::wkv5(receptance(cx, xr).reshape(heads), key(cx, xk).reshape(heads), value(cx, xv).reshape(heads),
-                  cx(decay), cx(faaaa), cx.seq.state(prefix + "wkv"), cx.seq.doc_start);
-    cx.seq.leave(prefix + "wkv", state);
+    const Var y = nn::wkv5(cx, prefix + "wkv", receptance(cx, xr).reshape(heads), key(cx, xk).reshape(heads),
+                           value(cx, xv).reshape(heads), cx(decay), cx(faaaa));
     // eps = 1e-5 * 8^2: the published trainer divides by 8 before the norm; the constant does not change with
     // N.
     const Var z =

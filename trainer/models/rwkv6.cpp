@@ -3,8 +3,8 @@
 #include "trainer/models/rwkv6.h"
 
 #include "kernels/ops/activation/activation.h"
-#include "kernels/ops/wkv6/wkv6.h"
 #include "trainer/models/rwkv_parts.h"
+#include "trainer/nn/recurrence.h"
 
 namespace rookery {
 namespace {
@@ -47,7 +47,7 @@ struct TimeMix {
   Var operator()(Context& cx, const Entry& in, const Carry&) const {
     const int64_t B = in.shape()[0], T = in.shape()[1];
     const int64_t A = faaaa.global.numel(), N = head_size, H = A / N;
-    const ops::Previous previous = cx.seq.previous(prefix + "shift");
+    const ops::Previous& previous = in.previous(cx, prefix + "shift");
 
     // ddlerp: how much of the previous token each of the five inputs takes depends on the data.
     const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
@@ -57,10 +57,8 @@ struct TimeMix {
 
     const Shape heads{B, T, H, N};
     const Var w = ops::matmul(ops::tanh(ops::matmul(xw, cx(decay_w1))), cx(decay_w2), cx(decay));
-    const auto [y, state] =
-        ops::wkv6(receptance(cx, xr).reshape(heads), key(cx, xk).reshape(heads), value(cx, xv).reshape(heads),
-                  w.reshape(heads), cx(faaaa), cx.seq.state(prefix + "wkv"), cx.seq.doc_start);
-    cx.seq.leave(prefix + "wkv", state);
+    const Var y = nn::wkv6(cx, prefix + "wkv", receptance(cx, xr).reshape(heads), key(cx, xk).reshape(heads),
+                           value(cx, xv).reshape(heads), w.reshape(heads), cx(faaaa));
     // eps = 1e-5 * 8^2: the published kernel divides by 8 before the norm; the constant does not change with
     // N.
     const Var z =

@@ -6,8 +6,8 @@
 
 #include "kernels/ops/activation/activation.h"
 #include "kernels/ops/goose/goose.h"
-#include "kernels/ops/wkv7/wkv7.h"
 #include "trainer/models/rwkv_parts.h"
+#include "trainer/nn/recurrence.h"
 
 namespace rookery {
 namespace {
@@ -99,10 +99,8 @@ struct TimeMix {
     const auto [k, a, b] = ops::goose_keys(key(cx, xk), rate(cx, xa), cx(k_k), cx(k_a), H);
 
     const Shape heads{B, T, H, N};
-    const auto [y, state] =
-        ops::wkv7(r.reshape(heads), w.reshape(heads), k.reshape(heads), v.reshape(heads), a.reshape(heads),
-                  b.reshape(heads), Wkv7Decay::kSigmoid, cx.seq.state(prefix + "wkv"), cx.seq.doc_start);
-    cx.seq.leave(prefix + "wkv", state);
+    const Var y = nn::wkv7(cx, prefix + "wkv", r.reshape(heads), w.reshape(heads), k.reshape(heads),
+                           v.reshape(heads), a.reshape(heads), b.reshape(heads), Wkv7Decay::kSigmoid);
     return output(cx, ops::goose_output(y.reshape({B, T, A}), cx(ln_x_weight), cx(ln_x_bias), r, k, v,
                                         cx(r_k), gate(cx, xg, ops::sigmoid), 64e-5));
   }

@@ -75,9 +75,20 @@ void check_heads(int64_t hidden_size, int64_t head_size, int64_t num_heads,
                                   "; choose one that is, or set num_heads")});
 }
 
+const ops::Previous& Entry::previous(nn::Context& cx, const std::string& slot) const {
+  if (previous_) return *previous_;
+  previous_ = cx.seq.previous(slot);
+  if (Communicator& ranks = cx.mesh.axis(Axis::kSeq); ranks.size() > 1) {
+    Var last = last_token(x_);
+    if (delta_.defined()) last = ops::add(last, last_token(delta_));
+    previous_->carried = from_left(ranks, norm_(cx, last), cx.seq.received.get());
+  }
+  return *previous_;
+}
+
 void Entry::mix(nn::Context& cx, const std::string& slot, std::span<const Var> mu, std::span<Var> out) const {
   const ops::NormShift made = ops::norm_shift(x_, delta_, cx(norm_.weight), cx(norm_.bias),
-                                              cx.seq.previous(slot), {mu.begin(), mu.end()}, cx.seq.carry);
+                                              previous(cx, slot), {mu.begin(), mu.end()}, cx.seq.carry);
   x_ = made.x;
   cx.seq.leave(slot, made.last);
   std::copy(made.out.begin(), made.out.end(), out.begin());

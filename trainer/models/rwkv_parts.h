@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -57,12 +58,15 @@ class Entry {
     return out;
   }
   Var norm(const nn::Context& cx) const;  // n alone, where no token looks at the one before
+  // What stands before the first token, for mix() and for who shifts its n once more.
+  const ops::Previous& previous(nn::Context& cx, const std::string& slot) const;
 
  private:
   void mix(nn::Context& cx, const std::string& slot, std::span<const Var> mu, std::span<Var> out) const;
   const nn::LayerNorm& norm_;
   Var& x_;
   Var delta_;
+  mutable std::optional<ops::Previous> previous_;  // asked for once: it may come from another rank
 };
 
 // x += time mixing, x += channel mixing, each behind a layer norm. The first sum is made where the channel

@@ -2,14 +2,15 @@
 
 #include <cmath>
 
-#include "kernels/ops/attention/attention.h"
+#include "parallel/sequence/ring_attention.h"
 
 namespace rookery::nn {
 
 Var attend(Context& cx, const std::string& slot, const Var& q, const Var& k, const Var& v,
            std::optional<RopeOptions> rope) {
   const auto [B, T, H, N] = q.value().dims<4>("[attend] q");
-  const int64_t past = cx.seq.length(slot + "k");
+  Communicator& ranks = cx.mesh.axis(Axis::kSeq);
+  const int64_t past = cx.seq.length(slot + "k") + ranks.rank() * T;
   const Tensor document = cx.seq.document(slot + "k");
   Var queries = q, keys = k;
   if (rope) {
@@ -17,11 +18,12 @@ Var attend(Context& cx, const std::string& slot, const Var& q, const Var& k, con
     queries = ops::rope(q, *rope);
     keys = ops::rope(k, *rope);
   }
+  const ops::AttentionOptions options{1 / std::sqrt(static_cast<double>(N)), past, cx.seq.doc_start,
+                                      document};
+  if (ranks.size() > 1) return ring_attention(ranks, queries, keys, v, options).reshape({B, T, H * N});
   keys = cx.seq.append(slot + "k", keys);
   const Var values = cx.seq.append(slot + "v", v);
-  return ops::attention(queries, keys, values,
-                        {1 / std::sqrt(static_cast<double>(N)), past, cx.seq.doc_start, document})
-      .reshape({B, T, H * N});
+  return ops::attention(queries, keys, values, options).reshape({B, T, H * N});
 }
 
 GroupedAttention::GroupedAttention(Scope s, const Sizes& n, const RopeOptions& rope_options, const Init& init,

@@ -10,8 +10,9 @@
 namespace rookery::nn {
 
 // Causal attention of q [B, T, Hq, N] on k, v [B, T, Hkv, N] and on those of earlier passes, which cx.seq
-// keeps under slot + "k" and slot + "v"; scores are scaled by 1 / sqrt(N). Queries and keys are turned to
-// their positions first where `rope` is given (its offset is set here). Result: [B, T, Hq N].
+// keeps under slot + "k" and slot + "v", or of ranks to the left; scores are scaled by 1 / sqrt(N). Queries
+// and keys are turned to their positions first where `rope` is given (its offset is set here). Result: [B, T,
+// Hq N].
 Var attend(Context& cx, const std::string& slot, const Var& q, const Var& k, const Var& v,
            std::optional<RopeOptions> rope);
 

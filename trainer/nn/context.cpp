@@ -40,7 +40,7 @@ int64_t SeqContext::length(const std::string& slot) const {
 
 Tensor SeqContext::document(const std::string& slot) const {
   const auto it = histories_.find(slot);
-  return it == histories_.end() ? Tensor() : it->second.document;
+  return it == histories_.end() ? row_document : it->second.document;
 }
 
 // The same after a pass over x: [B, T, ...].

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 
 #include "kernels/autograd/autograd.h"
 #include "kernels/ops/token_shift/token_shift.h"
 #include "parallel/mesh/mesh.h"
+#include "parallel/sequence/sequence.h"
 #include "parallel/shard/param_store.h"
 
 namespace rookery::nn {
@@ -16,8 +18,11 @@ namespace rookery::nn {
 // never know which case it is. A state has a constant size; a history grows by a row per token.
 class SeqContext {
  public:
-  Tensor doc_start;    // u8 [B, T], or undefined: tokens of one row are one text
-  bool carry = false;  // keep the states that this pass leaves, for the next one
+  Tensor doc_start;     // u8 [B, T], or undefined: tokens of one row are one text
+  Tensor row_document;  // i32 [B]: of a later part of rows, where the text of the token before it begins
+  bool carry = false;   // keep the states that this pass leaves, for the next one
+  SeqMethod method = SeqMethod::kRing;           // where ranks share the tokens of a sequence
+  std::shared_ptr<Received> received = nullptr;  // of a part that will run again
 
   ops::Previous previous(const std::string& slot) const { return {find(slot), doc_start}; }
   Var state(const std::string& slot) const { return find(slot); }
@@ -37,7 +42,7 @@ class SeqContext {
   };
   // How many tokens earlier passes left in the slot: the position of this pass's first one.
   int64_t length(const std::string& slot) const;
-  Tensor document(const std::string& slot) const;
+  Tensor document(const std::string& slot) const;  // of the token before it
   // x: [B, T, ...]. The rows of all tokens up to the last of x, [B, S, ...] with S >= length(slot) + T; with
   // `carry` they are kept. The capacity doubles, so that a token does not cost a copy of all before it.
   Var append(const std::string& slot, const Var& x);

@@ -8,7 +8,9 @@ class Pretrain : public Recipe {
  public:
   explicit Pretrain(const PretrainConfig& config) : config_(config) {}
   void begin(const DeviceBatch& batch, nn::Context& cx) const override {
-    if (config_.reset_at_documents) cx.seq.doc_start = batch.doc_start;
+    if (!config_.reset_at_documents) return;
+    cx.seq.doc_start = batch.doc_start;
+    cx.seq.row_document = batch.document;
   }
   ops::LossOut loss_of(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx,
                        int64_t count, int64_t accum_steps) override {

@@ -15,6 +15,7 @@ namespace rookery {
 struct DeviceBatch {
   Tensor x;          // i32 [B, T]
   Tensor doc_start;  // u8 [B, T]
+  Tensor document;   // i32 [B] or undefined: data::Batch::document
   Tensor rows;       // i32 [1, M]: the positions b T + t that must predict; undefined: each one
   Tensor y;          // i32: what these must predict
 };

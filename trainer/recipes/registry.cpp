@@ -39,6 +39,7 @@ void Recipe::prepare(const data::Batch& b, Device& device, DeviceBatch& on) cons
   const Shape shape{b.rows, b.seq_len};
   assign(on.x, std::span<const int32_t>(b.x), shape, device);
   assign(on.doc_start, std::span<const uint8_t>(b.doc_start), shape, device);
+  if (!b.document.empty()) assign(on.document, std::span<const int32_t>(b.document), {b.rows}, device);
   assign(on.y, std::span<const int32_t>(b.y), shape, device);
 }
 

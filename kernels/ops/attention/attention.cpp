@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "kernels/ops/attention/parted_attention.h"
+
 namespace rookery::ops {
 namespace {
 
@@ -45,6 +47,22 @@ void set_keys(AttentionArgs& a, const Tensor& k, const Tensor& v) {
   a.v = v;
 }
 
+// a: with keys, values and outputs.
+void run_backward(const AttentionArgs& a, const Tensor& dy, const GradTarget& dq, const GradTarget& dk,
+                  const GradTarget& dv) {
+  Device& dev = a.q.device();
+  const int64_t threads = dev.pool().num_threads();
+  // A thread takes whole key heads; where these are fewer, their keys are split.
+  const int64_t heads = a.k.dim(0) * a.k.dim(2);
+  const int64_t splits = on_gpu(dev) ? 1 : (threads + heads - 1) / heads;
+  AttentionGrad b{a.q, a.k, a.v,    a.scale,           a.past, a.y, a.top, a.weight, a.first, dy, dq,
+                  dk,  dv,  splits, empty_like(a.top), {},     {},  a.rest};
+  if (splits > 1 && b.dq.tensor.defined())
+    b.parts = empty({splits, a.q.dim(0), a.q.dim(1), a.q.dim(2), a.q.dim(3)}, dy.dtype(), dev);
+  if (!on_gpu(dev)) b.scratch = empty({threads, attention_backward_scratch(a.q.dim(3))}, dy.dtype(), dev);
+  kBackward(dev, b);
+}
+
 }  // namespace
 
 Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& o) {
@@ -62,42 +80,55 @@ Var attention(const Var& q, const Var& k, const Var& v, const AttentionOptions& 
   a.y = made[0], a.top = made[1], a.weight = made[2], a.first = made[3], a.rest = made[4];
   a.scratch = a.doc_start = a.document = Tensor();
   return record("attention", {q, k, v}, a.y, [a](const Tensor& dy, Grads& g) {
-    Device& dev = a.q.device();
-    const int64_t threads = dev.pool().num_threads();
     const auto target = [&](int i) { return g.wants(i) ? g.into(i) : GradTarget{}; };
-    // A thread takes whole key heads; where these are fewer, their keys are split.
-    const int64_t heads = a.k.dim(0) * a.k.dim(2);
-    const int64_t splits = on_gpu(dev) ? 1 : (threads + heads - 1) / heads;
-    AttentionGrad b{
-        a.q,       a.k,       a.v,    a.scale,           a.past, a.y, a.top, a.weight, a.first, dy, target(0),
-        target(1), target(2), splits, empty_like(a.top), {},     {},  a.rest};
-    if (splits > 1 && b.dq.tensor.defined())
-      b.parts = empty({splits, a.q.dim(0), a.q.dim(1), a.q.dim(2), a.q.dim(3)}, dy.dtype(), dev);
-    if (!on_gpu(dev)) b.scratch = empty({threads, attention_backward_scratch(a.q.dim(3))}, dy.dtype(), dev);
-    kBackward(dev, b);
+    run_backward(a, dy, target(0), target(1), target(2));
   });
 }
 
 Tensor attention_in_parts(const Tensor& q, int64_t first_key, int64_t part_size, const AttentionPart& part,
                           const AttentionOptions& o) {
-  AttentionArgs a = make_args(q, o);
-  make_outputs(a);
-  if (on_gpu(q.device())) a.sums = empty(q.shape(), a.top.dtype(), q.device());
+  PartedAttention attention(q, o);
   const int64_t end = o.past + q.dim(1);
   RK_CHECK(part_size > 0 && first_key >= 0 && first_key <= o.past, "[attention_in_parts] from key ",
            first_key, " in parts of ", part_size, " up to a query after ", o.past);
-  for (a.key = first_key; a.key < end; a.key += part_size) {
-    const int64_t count = std::min(part_size, end - a.key);
-    const auto [k, v] = part(a.key, count);
-    set_keys(a, k, v);
+  for (int64_t key = first_key; key < end; key += part_size) {
+    const int64_t count = std::min(part_size, end - key);
+    const auto [k, v] = part(key, count);
     RK_CHECK(k.dim(1) == count, "[attention_in_parts] ", k.shape(), " for ", count, " keys");
-    a.past = o.past - a.key;
-    a.first_part = a.key == first_key;
-    a.last_part = a.key + count == end;
-    kForward(q.device(), a);
-    a.k = a.v = Tensor();
+    attention.add(k, v, key, key + count == end);
   }
-  return a.y;
+  return attention.y();
+}
+
+PartedAttention::PartedAttention(const Tensor& q, const AttentionOptions& o)
+    : args_(make_args(q, o)), past_(o.past) {
+  make_outputs(args_);
+  if (on_gpu(q.device())) args_.sums = empty(q.shape(), args_.top.dtype(), q.device());
+}
+
+void PartedAttention::add(const Tensor& k, const Tensor& v, int64_t begin, bool last) {
+  set_keys(args_, k, v);
+  args_.key = begin;
+  args_.past = past_ - begin;
+  args_.last_part = last;
+  kForward(args_.q.device(), args_);
+  args_.k = args_.v = Tensor();
+  args_.first_part = false;
+  if (args_.first.defined()) {
+    first_.emplace_back(begin, args_.first);
+    if (!last) args_.first = empty_like(args_.first);
+  }
+  if (last) args_.sums = args_.scratch = Tensor();
+}
+
+void PartedAttention::backward(const Tensor& dy, const Tensor& k, const Tensor& v, int64_t begin,
+                               const GradTarget& dq, const GradTarget& dk, const GradTarget& dv) const {
+  AttentionArgs a = args_;
+  set_keys(a, k, v);
+  a.past = past_ - begin;
+  for (const auto& [key, first] : first_)
+    if (key == begin) a.first = first;
+  run_backward(a, dy, dq, dk, dv);
 }
 
 }  // namespace rookery::ops

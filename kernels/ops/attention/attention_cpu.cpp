@@ -264,7 +264,8 @@ void backward(const AttentionGrad& a) {
 
   const Gradients<T> whole{pointer<T>(a.dq.tensor), pointer<T>(a.dk.tensor), pointer<T>(a.dv.tensor)};
   T *parts = pointer<T>(a.parts), *scratch = a.scratch.data<T>();
-  const int64_t blocks = (n.past + n.tokens + kAttentionShort - 1) / kAttentionShort, group = n.Hq / n.Hkv;
+  const int64_t seen = least(n.past + n.tokens, n.S);  // keys that anybody sees
+  const int64_t blocks = (seen + kAttentionShort - 1) / kAttentionShort, group = n.Hq / n.Hkv;
   parallel_parts(pool, n.B * n.Hkv * a.splits, 1, [&](int64_t begin, int64_t end, int part) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t split = i % a.splits, b = i / a.splits / n.Hkv, g = i / a.splits % n.Hkv;
@@ -274,7 +275,7 @@ void backward(const AttentionGrad& a) {
         for (int64_t t = 0; t < n.tokens; ++t) fill(to.dq + n.q_at(b, t, g * group), group * n.D, T(0));
       for (int64_t block = blocks * split / a.splits; block < blocks * (split + 1) / a.splits; ++block) {
         const int64_t key = alternating(block, blocks) * kAttentionShort;
-        const int64_t keys = least(kAttentionShort, n.past + n.tokens - key);
+        const int64_t keys = least(kAttentionShort, seen - key);
         for (const GradTarget* target : {&a.dk, &a.dv})
           if (target->tensor.defined() && !target->accumulate)
             for (int64_t s = 0; s < keys; ++s)
@@ -287,8 +288,7 @@ void backward(const AttentionGrad& a) {
   for (const GradTarget* target : {&a.dk, &a.dv})
     if (target->tensor.defined() && !target->accumulate)
       for (int64_t b = 0; b < n.B; ++b)
-        fill(target->tensor.data<T>() + n.k_at(b, n.past + n.tokens, 0),
-             (n.S - n.past - n.tokens) * n.k_stride(), T(0));
+        fill(target->tensor.data<T>() + n.k_at(b, seen, 0), (n.S - seen) * n.k_stride(), T(0));
   if (!parts) return;
   parallel_for(pool, a.q.numel(), 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
