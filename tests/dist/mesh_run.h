@@ -38,14 +38,15 @@ struct MeshRun {
   std::map<std::string, std::vector<double>> parameters = {};  // whole tensors, after the last step
 };
 
-// Global batches of 8 sequences of 16 tokens, in micro-batches of 2. AdamW's eps: with a small one the
+// Global batches of 8 sequences, in micro-batches of 2. AdamW's eps: with a small one the
 // rounding of a gradient that is zero in theory becomes a step of full size.
 inline config::RunConfig mesh_config(const TinyRuns& runs, const std::string& model,
                                      const std::string& precision, const std::string& mesh,
-                                     const std::string& recipe_keys) {
+                                     const std::string& recipe_keys = "recompute: none",
+                                     int64_t seq_len = 16) {
   return config::parse_run(
       str("name: tiny\nrun_dir: none\nseed: 7\nthreads: 1\nprecision: ", precision, "\nmodel: ", model,
-          "\ndata: {seq_len: 16, sources: [{path: ", runs.path("tokens.h5"),
+          "\ndata: {seq_len: ", seq_len, ", sources: [{path: ", runs.path("tokens.h5"),
           "}]}\nrecipe: {kind: pretrain, micro_batch_size: 2, global_batch_size: 8, max_steps: 8, ",
           recipe_keys,
           "}\n"
@@ -104,13 +105,13 @@ inline void collect(const loop::Session& session, std::map<std::string, std::vec
 }
 
 inline MeshRun train_on_mesh(const TinyRuns& runs, const std::string& model, const std::string& precision,
-                             const std::string& mesh_text, int64_t world,
+                             const std::string& mesh_text, int64_t world, int64_t seq_len = 16,
                              const std::string& recipe_keys = "recompute: none", int steps = 5) {
   MeshRun run;
   std::vector<MeshRun> seen(static_cast<size_t>(world));
   std::mutex mutex;
   run_ranks(static_cast<int>(world), [&](Communicator& comm) {
-    config::RunConfig config = mesh_config(runs, model, precision, mesh_text, recipe_keys);
+    config::RunConfig config = mesh_config(runs, model, precision, mesh_text, recipe_keys, seq_len);
     const Mesh mesh(config.mesh.degrees(world), comm);
     loop::Session session =
         loop::make_session(std::move(config), std::make_unique<Device>(DeviceType::kCpu, 1), mesh);

@@ -38,7 +38,7 @@ TEST_P(PipeTraining, IsThatOfOneRank) {
       auto& one = one_rank_[str(precision, c.layers, arch)];
       if (one.losses.empty()) one = test::train_on_mesh(*runs_, model, precision, "{}", 1);
       const auto many =
-          test::train_on_mesh(*runs_, model, precision, c.mesh, c.world, str("recompute: ", c.recompute));
+          test::train_on_mesh(*runs_, model, precision, c.mesh, c.world, 16, str("recompute: ", c.recompute));
       test::expect_same_run(one, many, bound);
     }
 }

@@ -230,10 +230,10 @@ void check_mesh(const RunConfig& c, int64_t world, std::vector<Finding>& finding
     findings.push_back({"mesh.expert", str("expert ", m.expert, " does not divide data ", degrees.data,
                                            " x seq ", m.seq, " = ", degrees.data * degrees.seq)});
   if (c.data.seq_len % degrees.seq != 0)
-    findings.push_back({"mesh.seq", str("seq ", m.seq, " does not divide data.seq_len ", c.data.seq_len, ": ",
-                                        c.data.seq_len, " = ", c.data.seq_len / m.seq, " x ", m.seq, " + ",
-                                        c.data.seq_len % m.seq, "; use a seq_len of ",
-                                        multiples_around(c.data.seq_len, m.seq))});
+    findings.push_back(
+        {"mesh.seq", str("seq ", m.seq, " does not divide data.seq_len ", c.data.seq_len, " = ",
+                         c.data.seq_len / m.seq, " x ", m.seq, " + ", c.data.seq_len % m.seq,
+                         "; use seq_len ", multiples_around(c.data.seq_len, m.seq), ", or another degree")});
   if (m.seq > 1 && c.recipe->kind() == "mqar")
     findings.push_back(
         {"mesh.seq", str("seq ", m.seq, ": what mqar asks of a sequence needs the whole of it; use seq 1")});
