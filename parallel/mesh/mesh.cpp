@@ -42,28 +42,37 @@ std::string to_string(const MeshDegrees& degrees) {
 }
 
 Mesh::Mesh(const MeshDegrees& degrees, Communicator& world) : degrees_(degrees), world_(&world) {
-  RK_CHECK(degrees.world() == world.size(), "[Mesh] ", to_string(degrees), " is ", degrees.world(),
-           " ranks, the world has ", world.size());
-  RK_CHECK(degrees.data * degrees.seq % degrees.expert == 0, "[Mesh] ", to_string(degrees));
-  const int64_t rank = world.rank();
-  const int64_t tensor = rank % degrees.tensor, seq = rank / degrees.tensor % degrees.seq,
-                data = rank / (degrees.tensor * degrees.seq) % degrees.data,
-                pipe = rank / (degrees.tensor * degrees.seq * degrees.data);
-  const int64_t replica = data * degrees.seq + seq;
   // A colour is where its ranks stand on all other axes; their order is that of the world.
-  const auto split = [&](int64_t colour) {
-    return world.split(static_cast<int>(colour), static_cast<int>(rank));
-  };
+  divide(
+      [&](int64_t colour, int64_t, int64_t) { return world.split(static_cast<int>(colour), world.rank()); });
+}
+
+Mesh::Mesh(const MeshDegrees& degrees, MetaCommunicator& world) : degrees_(degrees), world_(&world) {
+  divide([](int64_t, int64_t place, int64_t size) {
+    return std::make_unique<MetaCommunicator>(static_cast<int>(place), static_cast<int>(size));
+  });
+}
+
+void Mesh::divide(const MakeGroup& make_group) {
+  const MeshDegrees& d = degrees_;
+  RK_CHECK(d.world() == world_->size(), "[Mesh] ", to_string(d), " is ", d.world(), " ranks, the world has ",
+           world_->size());
+  RK_CHECK(d.data * d.seq % d.expert == 0, "[Mesh] ", to_string(d));
+  const int64_t rank = world_->rank();
+  const int64_t tensor = rank % d.tensor, seq = rank / d.tensor % d.seq,
+                data = rank / (d.tensor * d.seq) % d.data, pipe = rank / (d.tensor * d.seq * d.data);
+  const int64_t replica = data * d.seq + seq;
   const auto at = [&](Axis axis) -> std::unique_ptr<Communicator>& {
     return axes_[static_cast<size_t>(axis)];
   };
-  at(Axis::kPipe) = split(replica * degrees.tensor + tensor);
-  at(Axis::kData) = split((pipe * degrees.seq + seq) * degrees.tensor + tensor);
-  at(Axis::kSeq) = split((pipe * degrees.data + data) * degrees.tensor + tensor);
-  at(Axis::kTensor) = split((pipe * degrees.data + data) * degrees.seq + seq);
-  replicas_ = split(pipe * degrees.tensor + tensor);
-  const int64_t groups = degrees.data * degrees.seq / degrees.expert;
-  at(Axis::kExpert) = split((pipe * groups + replica / degrees.expert) * degrees.tensor + tensor);
+  at(Axis::kPipe) = make_group(replica * d.tensor + tensor, pipe, d.pipe);
+  at(Axis::kData) = make_group((pipe * d.seq + seq) * d.tensor + tensor, data, d.data);
+  at(Axis::kSeq) = make_group((pipe * d.data + data) * d.tensor + tensor, seq, d.seq);
+  at(Axis::kTensor) = make_group((pipe * d.data + data) * d.seq + seq, tensor, d.tensor);
+  replicas_ = make_group(pipe * d.tensor + tensor, replica, d.data * d.seq);
+  const int64_t groups = d.data * d.seq / d.expert;
+  at(Axis::kExpert) =
+      make_group((pipe * groups + replica / d.expert) * d.tensor + tensor, replica % d.expert, d.expert);
 }
 
 const Mesh& Mesh::single() {

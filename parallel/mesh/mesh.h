@@ -4,9 +4,11 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "parallel/comm/communicator.h"
+#include "parallel/comm/meta.h"
 #include "parallel/mesh/degrees.h"
 
 namespace rookery {
@@ -17,6 +19,8 @@ class Mesh {
  public:
   // Every rank of the world calls it. degrees.world() is world.size(). The world outlives the mesh.
   Mesh(const MeshDegrees& degrees, Communicator& world);
+  // One that is only thought of: its axes are of MetaCommunicators.
+  Mesh(const MeshDegrees& degrees, MetaCommunicator& world);
   static const Mesh& single();  // of the only rank there is
 
   const MeshDegrees& degrees() const { return degrees_; }
@@ -29,6 +33,9 @@ class Mesh {
   Communicator& world() const { return *world_; }
 
  private:
+  // A group by its colour, this rank's place in it and its size.
+  using MakeGroup = std::function<std::unique_ptr<Communicator>(int64_t colour, int64_t place, int64_t size)>;
+  void divide(const MakeGroup& make_group);
   Communicator& axis_of(Axis axis) const { return *axes_[static_cast<size_t>(axis)]; }
   MeshDegrees degrees_;
   Communicator* world_;

@@ -1,5 +1,6 @@
 // mesh_test.cpp: five steps on every kind of mesh are those of one rank, for each architecture.
 #include "tests/dist/mesh_run.h"
+#include "trainer/loop/memory_plan.h"
 
 namespace rookery {
 namespace {
@@ -57,6 +58,118 @@ INSTANTIATE_TEST_SUITE_P(Sequence, MeshTraining,
                                          MeshCase{"{seq: 4, seq_method: scan}", 4, 64},
                                          MeshCase{"{data: 2, seq: 2}", 4, 64}),
                          [](const auto& one) { return name_of(one.param.mesh); });
+
+INSTANTIATE_TEST_SUITE_P(Tensor, MeshTraining,
+                         testing::Values(MeshCase{"{tensor: 2}", 2}, MeshCase{"{tensor: 4}", 4},
+                                         MeshCase{"{data: 2, tensor: 2}", 4}),
+                         [](const auto& one) { return name_of(one.param.mesh); });
+
+// Of the whole tensors, by one micro-batch.
+std::map<std::string, std::vector<double>> gradients(const test::TinyRuns& runs, const std::string& model,
+                                                     const std::string& precision,
+                                                     const std::string& mesh_text, int64_t world,
+                                                     DeviceType device) {
+  std::map<std::string, std::vector<double>> whole;
+  std::mutex mutex;
+  run_ranks(static_cast<int>(world), [&](Communicator& comm) {
+    config::RunConfig config = test::mesh_config(runs, model, precision, mesh_text);
+    const Mesh mesh(config.mesh.degrees(world), comm);
+    loop::Session session = loop::make_session(std::move(config), std::make_unique<Device>(device, 1), mesh);
+    const auto recipe = make_recipe(*session.config.recipe);
+    session.model->parameters.initialize(7);
+    test::disturb(session);
+    session.store->publish();
+    session.store->begin_step();
+    const auto loader = loop::make_loader(session.config, session.model->vocab_size());
+    const DeviceBatch batch = recipe->prepare(loader->read(0, 2), *session.device);
+    Tape tape;
+    nn::SeqContext seq;
+    nn::Context cx{&tape, seq, mesh};
+    tape.backward(recipe->loss(*session.model, batch, cx, 32, 1).loss);
+    session.store->finish_reduction();
+    for (const Parameter* p : session.store->parameters()) {
+      const std::vector<double> mine = to_doubles(p->grad);
+      const std::lock_guard lock(mutex);
+      std::vector<double>& values = whole[p->name];
+      values.resize(static_cast<size_t>(p->global.numel()));
+      test::for_each_run(*p, [&](int64_t here, int64_t there, int64_t n) {
+        std::copy_n(mine.begin() + here, n, values.begin() + there);
+      });
+    }
+  });
+  return whole;
+}
+
+// The kernels of a GPU on slices: two ranks are as near to fp64 as one is.
+TEST_F(MeshTraining, BfloatOnAnEmulatedGpu) {
+  const std::string& model = test::tiny_models().at("rwkv6");
+  const auto exact = gradients(*runs_, model, "fp64", "{}", 1, DeviceType::kCpu),
+             one = gradients(*runs_, model, "bf16", "{}", 1, DeviceType::kEmul),
+             two = gradients(*runs_, model, "bf16", "{tensor: 2}", 2, DeviceType::kEmul);
+  for (const auto& [name, values] : exact) {
+    const auto error = [&, &v = values](const std::vector<double>& others) {
+      double squares = 0, difference = 0;
+      for (size_t i = 0; i < v.size(); ++i) {
+        squares += v[i] * v[i];
+        difference += (others[i] - v[i]) * (others[i] - v[i]);
+      }
+      return std::sqrt(difference / squares);
+    };
+    EXPECT_LE(error(two.at(name)), 2 * error(one.at(name)) + 2e-3) << name;
+  }
+}
+
+// The meta device asks for the memory that a rank of the mesh then holds.
+TEST_F(MeshTraining, AMeshIsPlannedWithoutItsRanks) {
+  for (const auto& [arch, model] : test::tiny_models()) {
+    SCOPED_TRACE(arch);
+    const auto plan = [&](const char* mesh) {
+      return loop::plan_memory(test::mesh_config(*runs_, model, "fp32", mesh));
+    };
+    const loop::MemoryPlan one = plan("{}"), two = plan("{tensor: 2}");
+    EXPECT_LT(two.parameters, one.parameters);
+    EXPECT_LT(two.activations, one.activations);
+    run_ranks(2, [&](Communicator& comm) {
+      config::RunConfig config = test::mesh_config(*runs_, model, "fp32", "{tensor: 2}");
+      const Mesh mesh(config.mesh.degrees(2), comm);
+      const loop::Session session =
+          loop::make_session(std::move(config), std::make_unique<Device>(DeviceType::kCpu, 1), mesh);
+      const loop::MemoryPlan held = loop::memory_held(*session.device);
+      EXPECT_EQ(held.parameters, two.parameters);
+      EXPECT_EQ(held.gradients, two.gradients);
+    });
+  }
+}
+
+// Heads, hidden channels and words in equal shares, or the reason why not.
+TEST_F(MeshTraining, WhatRanksShareMustDivide) {
+  for (const auto& [arch, model] : test::tiny_models()) {
+    const config::RunConfig config = test::mesh_config(*runs_, model, "fp32", "{tensor: 5}");
+    try {
+      config.validate(5);
+      ADD_FAILURE() << arch << ": 264 words over 5 ranks";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("tensor 5 does not divide model.vocab_size 264 = 52 x 5 + 4; use "
+                                           "vocab_size 260 or 265, or another degree"),
+                std::string::npos)
+          << arch << ": " << e.what();
+      const bool heads = std::string(e.what()).find(" 4 = 0 x 5 + 4") != std::string::npos;
+      EXPECT_TRUE(heads) << arch << ": 4 heads over 5 ranks: " << e.what();
+    }
+    test::mesh_config(*runs_, model, "fp32", "{tensor: 4}").validate(4);
+  }
+}
+
+// What is computed again calls the same collectives in the same order on all ranks.
+TEST_F(MeshTraining, RecomputesOnTheTensorAxis) {
+  for (const char* recompute : {"selective", "block"})
+    for (const auto& [arch, model] : test::tiny_models()) {
+      SCOPED_TRACE(str(arch, " ", recompute));
+      const auto one = test::train_on_mesh(*runs_, model, "fp64", "{}", 1, 2);
+      test::expect_same_run(one, test::train_on_mesh(*runs_, model, "fp64", "{tensor: 2}", 2, 2, recompute),
+                            1e-10);
+    }
+}
 
 }  // namespace
 }  // namespace rookery

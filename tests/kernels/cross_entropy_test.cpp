@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "kernels/ops/cross_entropy/cross_entropy.h"
+#include "parallel/comm/threads.h"
 #include "tests/support/op_case.h"
 
 namespace rookery::test {
@@ -113,6 +114,71 @@ TEST(CrossEntropy, RowsOverSeveralBlocks) {
   for (const double v : to_doubles(dx1)) joined.push_back(v);
   EXPECT_LE(nmse(to_doubles(dx), joined), 1e-24);
   EXPECT_LE(nmse(to_doubles(dw), to_doubles(sum_of(dw0, dw1))), 1e-24);
+}
+
+struct Whole {
+  Values loss, row_loss, dx, dw;
+};
+
+// The vocabulary over `ranks` threads; slices of the gradient of the weight are joined, parts of that of x
+// added. One rank: without slices.
+Whole losses_of_ranks(const TestDevice& test_device, DType dtype, int ranks, const Problem& p,
+                      const Values& x, const Values& w, const Values& targets) {
+  Whole whole;
+  std::vector<Whole> of_rank(static_cast<size_t>(ranks));
+  run_ranks(ranks, [&](Communicator& comm) {
+    const auto device = test_device.make(1);
+    const int64_t words = p.V / ranks, first = comm.rank() * words;
+    Values mask(static_cast<size_t>(p.M), 1.0);
+    if (p.masked) mask[1] = 0, mask[2] = 0.25;
+    Tape tape;
+    const Var vx = tape.watch(tensor_from(std::span<const double>(x), {p.M, p.C}, dtype, *device));
+    const Var vw = tape.watch(tensor_from(std::span<const double>(w).subspan(first * p.C, words * p.C),
+                                          {words, p.C}, dtype, *device));
+    const Tensor t = tensor_from(std::span<const double>(targets), {p.M}, DType::kI32, *device);
+    const Tensor m = tensor_from(std::span<const double>(mask), {p.M}, sum_dtype(dtype), *device);
+    ops::LossOptions options{static_cast<double>(p.M), p.l2wrap, p.block_rows};
+    if (ranks > 1)
+      options.slice = {first, [&](const Tensor& s) { comm.all_reduce(s, Reduce::kMax); },
+                       [&](const Tensor& s) { comm.all_reduce(s, Reduce::kSum); }};
+    const auto out = ops::linear_cross_entropy(vx, vw, t, m, options);
+    tape.backward(out.loss);
+    of_rank[static_cast<size_t>(comm.rank())] = {to_doubles(out.loss.value()), to_doubles(out.row_loss),
+                                                 to_doubles(tape.grad(vx)), to_doubles(tape.grad(vw))};
+  });
+  whole = of_rank[0];
+  for (size_t r = 1; r < of_rank.size(); ++r) {
+    EXPECT_EQ(of_rank[r].loss, whole.loss);
+    EXPECT_EQ(of_rank[r].row_loss, whole.row_loss);
+    for (size_t i = 0; i < whole.dx.size(); ++i) whole.dx[i] += of_rank[r].dx[i];
+    whole.dw.insert(whole.dw.end(), of_rank[r].dw.begin(), of_rank[r].dw.end());
+  }
+  return whole;
+}
+
+TEST(CrossEntropy, SlicesOfTheVocabulary) {
+  const Problem problems[] = {{5, 7, 36, false}, {9, 16, 72, true, 0.1}, {7, 3, 12, true, 0.1, 3}};
+  for (const Problem& p : problems) {
+    const Values x = random_values("x", p.M * p.C, {-1, 1});
+    Values w = random_values("w", p.V * p.C, {-2, 2}), targets = random_values("t", p.M, {0, double(p.V)});
+    for (double& t : targets) t = std::floor(t);
+    // Row 0 has its largest logit in two slices: the regulariser pulls at the first.
+    for (int64_t i = 0; i < p.C; ++i) w[(p.V - 2) * p.C + i] = w[2 * p.C + i] = x[i] > 0 ? 3 : -3;
+    const Whole exact = losses_of_ranks(cpu_devices()[0], DType::kF64, 1, p, x, w, targets);
+    for (const TestDevice& test_device : op_case_devices())
+      for (const int ranks : {2, 4}) {
+        const bool on_cpu = test_device.type == DeviceType::kCpu;
+        for (const DType dtype : {on_cpu ? DType::kF64 : DType::kBF16, DType::kF32}) {
+          SCOPED_TRACE(str(test_device.name, " ", dtype, " ", ranks, " ranks, V ", p.V));
+          const double bound = dtype == DType::kF64 ? 1e-28 : dtype == DType::kF32 ? 1e-12 : 1e-4;
+          const Whole found = losses_of_ranks(test_device, dtype, ranks, p, x, w, targets);
+          EXPECT_LE(nmse(found.loss, exact.loss), bound);
+          EXPECT_LE(nmse(found.row_loss, exact.row_loss), bound);
+          EXPECT_LE(nmse(found.dx, exact.dx), bound);
+          EXPECT_LE(nmse(found.dw, exact.dw), bound);
+        }
+      }
+  }
 }
 
 // Equal largest logits: the regulariser pulls at the first alone (rwkv-common 5).

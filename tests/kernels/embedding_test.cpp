@@ -28,5 +28,28 @@ TEST(Embedding, RepeatedAndUnusedRows) {
   }
 }
 
+// A slice of the vocabulary: other ids are other ranks'.
+TEST(Embedding, RowsThatTheTableHasNot) {
+  constexpr int64_t B = 2, T = 19, V = 5, C = 11, kFirst = 4;
+  OpCase c("embedding of a slice");
+  Values ids = random_values("ids", B * T, {0, 13});
+  for (double& id : ids) id = static_cast<double>(static_cast<int64_t>(id));
+  c.integers("ids", {B, T}, DType::kI32, ids);
+  c.input("table", {V, C}, {-1, 1});
+  c.run = [](const Named<Var>& in) {
+    return std::vector{ops::embedding(in["ids"].value(), in["table"], kFirst)};
+  };
+  c.reference = [](const Named<Values>& in) {
+    Values y;
+    for (const double id : in["ids"]) {
+      const int64_t row = static_cast<int64_t>(id) - kFirst;
+      for (int64_t i = 0; i < C; ++i)
+        y.push_back(row >= 0 && row < V ? in["table"][static_cast<size_t>(row * C + i)] : 0.0);
+    }
+    return Outputs{y};
+  };
+  c.check();
+}
+
 }  // namespace
 }  // namespace rookery::test

@@ -34,7 +34,7 @@ std::string left(const std::string& text, size_t width) {
 }
 
 config::LoadedRun load_config(const std::string& file, const Arguments& a) {
-  return config::load_run({file}, a.overrides());
+  return config::load_run({file}, a.overrides(), config::kWorldOfMesh);
 }
 
 nlohmann::json count(const std::string& file, const Arguments& a) {
@@ -119,10 +119,13 @@ nlohmann::json cache(const std::string& file, const Arguments& a) {
 plan::StepMemory step_memory(const config::RunConfig& c, const std::string& recompute, DType dtype) {
   auto device = std::make_unique<Device>(DeviceType::kMeta, static_cast<int>(c.threads));
   device->plans_for = loop::device_type(c);
+  const MeshDegrees degrees = c.mesh.degrees(1);
+  MetaCommunicator world(0, static_cast<int>(degrees.world()));
+  const Mesh mesh(degrees, world);
   const loop::Session s =
-      loop::make_session(config::parse_run(config::resolved_yaml(c), c.name), std::move(device));
+      loop::make_session(config::parse_run(config::resolved_yaml(c), c.name), std::move(device), mesh);
   s.model->recompute = recompute_from_string(recompute);
-  return plan::measure_step(*s.model, *s.device, dtype, c.recipe->micro_batch_size, c.data.seq_len);
+  return plan::measure_step(*s.model, *s.device, dtype, c.recipe->micro_batch_size, c.data.seq_len, mesh);
 }
 
 nlohmann::json step(const std::string& file, const Arguments& a) {
@@ -136,7 +139,7 @@ nlohmann::json step(const std::string& file, const Arguments& a) {
   const int64_t B = c.recipe->micro_batch_size, T = c.data.seq_len;
   std::vector<std::string> twice = a.overrides();
   twice.push_back(str("model.num_layers=", 2 * L));
-  const config::RunConfig deeper = config::load_run({file}, twice).config;
+  const config::RunConfig deeper = config::load_run({file}, twice, config::kWorldOfMesh).config;
   nlohmann::json result{{"name", c.name},
                         {"arch", c.model->arch()},
                         {"device", str(target)},
@@ -230,9 +233,9 @@ Command plan_command() {
       "constant state, or keys and values of every token. The sizes come from a run without arithmetic; a "
       "model of up to 64 million parameters is also run, and what it takes from memory is printed. After "
       "it stand the GoldFinch paper's table and ratios by their formulas. With --step: the activations of "
-      "one micro-batch for each recipe.recompute, without data: what the packed plan takes, the most that "
-      "is live at once, and how much of that one block more adds per token, found by a model of twice the "
-      "blocks.";
+      "one micro-batch on one rank of the mesh for each recipe.recompute, without data: what the packed plan "
+      "takes, the most that is live at once, and how much of that one block more adds per token, found by a "
+      "model of twice the blocks.";
   c.positional = "CONFIG... [key=value...]";
   c.most_positional = Command::kAny;
   c.takes_overrides = true;

@@ -237,6 +237,16 @@ void check_mesh(const RunConfig& c, int64_t world, std::vector<Finding>& finding
   if (m.seq > 1 && c.recipe->kind() == "mqar")
     findings.push_back(
         {"mesh.seq", str("seq ", m.seq, ": what mqar asks of a sequence needs the whole of it; use seq 1")});
+  if (degrees.tensor > 1 && (c.device == "cuda" || c.device == "emul"))
+    findings.push_back({"mesh.tensor", str("tensor ", m.tensor, " needs device: cpu; the update on device ",
+                                           c.device, " takes the gradient norm of one rank")});
+  for (const ModelConfig::Shared& shared : c.model->shared())
+    if (shared.size % degrees.tensor != 0)
+      findings.push_back(
+          {"mesh.tensor", str("tensor ", m.tensor, " does not divide model.", shared.key, " ", shared.size,
+                              " = ", shared.size / degrees.tensor, " x ", degrees.tensor, " + ",
+                              shared.size % degrees.tensor, "; use ", shared.key, " ",
+                              multiples_around(shared.size, degrees.tensor), ", or another degree")});
   check_stages(m, c.model->num_blocks(), findings);
 }
 
@@ -349,7 +359,7 @@ LoadedRun load_run(const std::vector<fs::path>& files, const std::vector<std::st
   RunConfig& c = run.config;
   if (c.name.empty()) c.name = files.empty() ? "run" : files.back().stem().string();
   if (c.run_dir.empty()) c.run_dir = fs::path("runs") / c.name;
-  c.validate(world, run.origins);
+  c.validate(world == kWorldOfMesh ? c.mesh.degrees(1).world() : world, run.origins);
   return run;
 }
 

@@ -34,6 +34,12 @@ struct ModelConfig {
   // "model.num_heads".
   virtual void check(std::vector<Finding>& findings) const { (void)findings; }
   virtual int64_t num_blocks() const { return 1; }  // that the stages of a pipeline can share
+  // What the ranks of the tensor axis share, each an equal part: heads, channels, words.
+  struct Shared {
+    const char* key;  // "num_heads"
+    int64_t size;
+  };
+  virtual std::vector<Shared> shared() const { return {}; }
 };
 void register_model_config(const std::string& arch, Registry<ModelConfig>::Factory factory);
 
@@ -167,7 +173,9 @@ struct LoadedRun {
   std::vector<fs::path> files;  // all that were read, includes too
 };
 
-// Reads, completes (name: that of the last file; run_dir: runs/NAME) and validates.
+// Reads, completes (name: that of the last file; run_dir: runs/NAME) and validates, for so many ranks;
+// kWorldOfMesh: for the smallest world that `mesh` asks for.
+inline constexpr int64_t kWorldOfMesh = 0;
 LoadedRun load_run(const std::vector<fs::path>& files, const std::vector<std::string>& overrides,
                    int64_t world = 1);
 

@@ -17,14 +17,17 @@ using ReadBatch = std::function<data::Batch(int64_t vocab_size)>;
 MemoryPlan plan_steps(const config::RunConfig& config, DeviceType target, const ReadBatch& read) {
   auto meta = std::make_unique<Device>(DeviceType::kMeta, static_cast<int>(config.threads));
   meta->plans_for = target;
-  Session session =
-      make_session(config::parse_run(config::resolved_yaml(config), "the configuration"), std::move(meta));
+  const MeshDegrees degrees = config.mesh.degrees(1);
+  MetaCommunicator world(0, static_cast<int>(degrees.world()));
+  const Mesh mesh(degrees, world);
+  Session session = make_session(config::parse_run(config::resolved_yaml(config), "the configuration"),
+                                 std::move(meta), mesh);
   const auto recipe = make_recipe(*config.recipe);
   AdamW optim(*session.store, make_adamw_config(config),
               [&](const Parameter& p) { return session.model->optim_group(p); });
   const data::Batch batch = read(session.model->vocab_size());
   TrainStep step(session, *recipe, optim);  // what it keeps counts
-  step.plan(batch, config.grad_accum_steps(1));
+  step.plan(batch, config.grad_accum_steps(degrees.world()));
   return memory_held(*session.device);
 }
 

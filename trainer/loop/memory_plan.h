@@ -18,7 +18,8 @@ struct MemoryPlan {  // bytes by owner
   int64_t workspaces = 0;   // batches, the optimizer's tables and scratch
   int64_t total() const { return parameters + gradients + moments + copies + activations + workspaces; }
 };
-// target: the device that will run it. Throws DEV-01 where an operation has no kernel for that.
+// Of rank 0 of the smallest mesh that the configuration asks for. target: the device that will run it. Throws
+// DEV-01 where an operation has no kernel for that.
 MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target = DeviceType::kCpu);
 // The same of batches like this one: no data is opened.
 MemoryPlan plan_memory(const config::RunConfig& config, DeviceType target, const data::Batch& batch);

@@ -25,7 +25,7 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device, c
            "precision: fp32");
     s.device->matmul_precision = MatmulPrecision::kBf16;
   }
-  s.model = make_model(*s.config.model);
+  s.model = make_model(*s.config.model, {mesh.index(Axis::kTensor), mesh.degree(Axis::kTensor)});
   if (s.config.recipe) s.model->recompute = recompute_from_string(s.config.recipe->recompute);
   const std::vector<int64_t>& given = s.config.mesh.pipe_split;
   s.stage = blocks_of_stage(

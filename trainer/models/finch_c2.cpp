@@ -6,8 +6,8 @@ namespace {
 
 class FinchC2 : public RwkvStack {
  public:
-  explicit FinchC2(const GoldFinchSizes& c)
-      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+  FinchC2(const GoldFinchSizes& c, const nn::Part& part)
+      : RwkvStack(part, c.num_layers, c.hidden_size, c.vocab_size,
                   [&](const nn::Scope& s, const LayerInit& init) {
                     return goldfinch_block<FinchC2TimeMix>(s, c, init);
                   }),
@@ -21,10 +21,10 @@ class FinchC2 : public RwkvStack {
 
 }  // namespace
 
-std::unique_ptr<Model> make_finch_c2(const FinchC2Config& config) {
+std::unique_ptr<Model> make_finch_c2(const FinchC2Config& config, const nn::Part& part) {
   GoldFinchSizes c = config;
   c.resolve();
-  return std::make_unique<FinchC2>(c);
+  return std::make_unique<FinchC2>(c, part);
 }
 
 }  // namespace rookery

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "kernels/ops/embedding/embedding.h"
 #include "kernels/ops/gold/gold.h"
 #include "kernels/ops/norm/rms_norm.h"
 #include "parallel/sequence/ring_attention.h"
@@ -20,8 +19,8 @@ using nn::Scope;
 template <class Upper>
 class Hybrid : public RwkvStack {
  public:
-  explicit Hybrid(const GoldFinchConfig& c)
-      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+  Hybrid(const GoldFinchConfig& c, const nn::Part& part)
+      : RwkvStack(part, c.num_layers, c.hidden_size, c.vocab_size,
                   [&](const Scope& s, const LayerInit& init) -> Block {
                     if (init.layer < c.num_lower()) return goldfinch_block<FinchC2TimeMix>(s, c, init);
                     return goldfinch_block<Upper>(s, c, init, c.rotary);
@@ -44,8 +43,8 @@ constexpr const char* kPending = "gold.pending";
 
 class GoldFinch : public Hybrid<Gold> {
  public:
-  explicit GoldFinch(const GoldFinchConfig& c)
-      : Hybrid<Gold>(c),
+  GoldFinch(const GoldFinchConfig& c, const nn::Part& part)
+      : Hybrid<Gold>(c, part),
         compress_(Scope(parameters).of_unit(c.num_lower() + 1).child("w_kv_cache_a"), c.hidden_size,
                   c.cache_width(), nn::orthogonal(1.0)),
         expand_(Scope(parameters)
@@ -117,7 +116,7 @@ class GoldFinch : public Hybrid<Gold> {
       sight.values = ops::rms_norm(x0, Var(), 1e-8, RmsEps::kOutside);
     } else {
       const auto [distinct, index] = ops::distinct_ids(ids, S, c_.vocab_size);
-      const Var x0 = first_norm_(cx, ops::embedding(distinct, cx(*emb_)));
+      const Var x0 = first_norm_(cx, nn::embedding(cx, distinct, *emb_));
       sight.tokens = ops::gold_tokens(index, x0.value(), cache.value(), cx(expand_).value(), sight.doc_start,
                                       sight.document);
     }
@@ -173,11 +172,11 @@ void GoldFinchConfig::check(std::vector<config::Finding>& findings) const {
         {"model.head_size", str("rotary positions need an even head_size, found ", head_size)});
 }
 
-std::unique_ptr<Model> make_goldfinch(const GoldFinchConfig& config) {
+std::unique_ptr<Model> make_goldfinch(const GoldFinchConfig& config, const nn::Part& part) {
   GoldFinchConfig c = config;
   c.resolve();
-  if (c.upper_blocks == "gptalpha") return std::make_unique<Hybrid<GptAlpha>>(c);
-  return std::make_unique<GoldFinch>(c);
+  if (c.upper_blocks == "gptalpha") return std::make_unique<Hybrid<GptAlpha>>(c, part);
+  return std::make_unique<GoldFinch>(c, part);
 }
 
 }  // namespace rookery

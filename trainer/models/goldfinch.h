@@ -19,12 +19,13 @@ struct GoldFinchConfig : config::ModelConfig, GoldFinchSizes {
   int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
+  std::vector<Shared> shared() const override { return shared_sizes(); }
   int64_t num_lower() const {  // Finch-C2 blocks
     return num_layers * (inv_other_layer_ratio - 1) / inv_other_layer_ratio;
   }
   int64_t cache_width() const { return hidden_size / kv_cache_compression_ratio; }  // numbers per token
 };
 
-std::unique_ptr<Model> make_goldfinch(const GoldFinchConfig& config);
+std::unique_ptr<Model> make_goldfinch(const GoldFinchConfig& config, const nn::Part& part);
 
 }  // namespace rookery

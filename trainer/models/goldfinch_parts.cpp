@@ -44,21 +44,21 @@ FinchC2TimeMix::FinchC2TimeMix(Scope s, const GoldFinchSizes& sizes, const Layer
       maa_v2(s.param("time_maa_v2", {1, 1, init.C}, init.mix(init.r10, 0.3 * init.r01))),
       maa_w2(s.param("time_maa_w2", {5, kMixRank, init.C}, low_rank())),
       maa_w1(s.param("time_maa_w1", {init.C, 5 * kMixRank}, nn::constant(0))),
-      decay(s.param("time_decay", {1, 1, init.C}, init.decay(init.C))),
+      decay(s.param("time_decay", {1, 1, init.C}, init.decay(init.C), 2)),
       decay_w1(s.param("time_decay_w1", {init.C, kDecayRank}, nn::constant(0))),
-      decay_w2(s.param("time_decay_w2", {kDecayRank, init.C}, low_rank())),
+      decay_w2(s.param("time_decay_w2", {kDecayRank, init.C}, low_rank(), 1)),
       value2_w1(s.param("time_value2_w1", {init.C, kValue2Rank}, nn::constant(0))),
-      value2_w2(s.param("time_value2_w2", {kValue2Rank, init.C}, low_rank())),
-      faaaa(s.param("time_faaaa", {init.C / c.head_size, c.head_size}, init.bonus(init.C))),
-      receptance(s.child("receptance"), init.C, init.C, nn::orthogonal(1.0)),
-      key(s.child("key"), init.C, init.C, nn::orthogonal(0.1)),
-      value(s.child("value"), init.C, init.C, nn::orthogonal(1.0)),
-      output(s.child("output"), init.C, init.C, nn::constant(0)),
+      value2_w2(s.param("time_value2_w2", {kValue2Rank, init.C}, low_rank(), 1)),
+      faaaa(s.param("time_faaaa", {init.C / c.head_size, c.head_size}, init.bonus(init.C), 0)),
+      receptance(s.child("receptance"), init.C, init.C, nn::orthogonal(1.0), nn::Split::kOut),
+      key(s.child("key"), init.C, init.C, nn::orthogonal(0.1), nn::Split::kOut),
+      value(s.child("value"), init.C, init.C, nn::orthogonal(1.0), nn::Split::kOut),
+      output(s.child("output"), init.C, init.C, nn::constant(0), nn::Split::kIn),
       ln_x(s.child("ln_x"), init.C, init.ln_x()) {}
 
 Var FinchC2TimeMix::operator()(Context& cx, const Entry& in, const Carry&) const {
-  const int64_t B = in.shape()[0], T = in.shape()[1], C = in.shape()[2];
-  const Shape heads{B, T, C / c.head_size, c.head_size};
+  const int64_t B = in.shape()[0], T = in.shape()[1], A = faaaa.local().numel();
+  const Shape heads{B, T, A / c.head_size, c.head_size};
   const ops::Previous& previous = in.previous(cx, prefix + "shift");
 
   const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
@@ -71,15 +71,15 @@ Var FinchC2TimeMix::operator()(Context& cx, const Entry& in, const Carry&) const
   Var k = key(cx, xk);
   if (c.use_one_minus_w) k = ops::decay_complement_mul(w, k);
   // With the second value the current token enters through it alone.
-  const Var bonus = c.use_v2 ? Var(zeros(faaaa.global, x.value().dtype(), x.value().device())) : cx(faaaa);
+  const Var bonus = c.use_v2 ? Var(zeros(faaaa.local(), x.value().dtype(), x.value().device())) : cx(faaaa);
   const Var wkv = nn::wkv6(cx, prefix + "wkv", receptance(cx, xr).reshape(heads), k.reshape(heads),
                            value(cx, xv).reshape(heads), w.reshape(heads), bonus);
-  Var y = wkv.reshape({B, T, C});
+  Var y = wkv.reshape({B, T, A});
   if (c.use_v2) {
     const Var correction = ops::matmul(ops::tanh(ops::matmul(xv2, cx(value2_w1))), cx(value2_w2));
     y = ops::add(y, ops::add(value(cx, xv2), correction));
   }
-  return output(cx, ln_x(cx, y));
+  return output(cx, ln_x.across_ranks(cx, y));
 }
 
 // ---- GPTAlpha ----
@@ -94,10 +94,10 @@ GptAlpha::GptAlpha(Scope s, const GoldFinchSizes& sizes, Rotary positions, const
       maa_v(s.param("time_maa_v", {1, 1, init.C}, init.mix(init.r10, 0.3 * init.r01))),
       maa_w1(s.param("time_maa_w1", {init.C, 3 * kMixRank}, nn::constant(0))),
       maa_w2(s.param("time_maa_w2", {3, kMixRank, init.C}, low_rank())),
-      query(s.child("query"), init.C, init.C, nn::orthogonal(1.0)),
-      key(s.child("key"), init.C, init.C, nn::orthogonal(0.1)),
-      value(s.child("value"), init.C, init.C, nn::orthogonal(1.0)),
-      output(s.child("output"), init.C, init.C, nn::constant(0)),
+      query(s.child("query"), init.C, init.C, nn::orthogonal(1.0), nn::Split::kOut),
+      key(s.child("key"), init.C, init.C, nn::orthogonal(0.1), nn::Split::kOut),
+      value(s.child("value"), init.C, init.C, nn::orthogonal(1.0), nn::Split::kOut),
+      output(s.child("output"), init.C, init.C, nn::constant(0), nn::Split::kIn),
       ln_r(s.child("ln_r"), init.C),
       ln_k(s.child("ln_k"), init.C),
       ln_v(s.child("ln_v"), init.C),
@@ -108,11 +108,12 @@ Var GptAlpha::operator()(Context& cx, const Entry& in, const Carry&) const {
   const auto [x, xxx] = in.mix(cx, prefix + "shift", {Var(), cx(maa_x)});
   const Var h = ops::tanh(ops::matmul(xxx, cx(maa_w1)));  // [B, T, 3 R]
   const auto [xr, xk, xv] = ops::ddlerp(x, previous, {cx(maa_r), cx(maa_k), cx(maa_v)}, h, cx(maa_w2));
-  const Shape heads{x.shape()[0], x.shape()[1], c.hidden_size / c.head_size, c.head_size};
-  const Var q = ln_r(cx, query(cx, xr)), k = ln_k(cx, key(cx, xk)), v = ln_v(cx, value(cx, xv));
-  const Var y = nn::attend(cx, prefix, q.reshape(heads), k.reshape(heads), v.reshape(heads),
+  const int64_t N = c.head_size;
+  const Var q = ln_r.across_ranks(cx, query(cx, xr)), k = ln_k.across_ranks(cx, key(cx, xk)),
+            v = ln_v.across_ranks(cx, value(cx, xv));
+  const Var y = nn::attend(cx, prefix, nn::in_heads(q, N), nn::in_heads(k, N), nn::in_heads(v, N),
                            rotary.theta > 0 ? std::optional(rope_options(rotary, 0)) : std::nullopt);
-  return output(cx, ln_x(cx, y));
+  return output(cx, ln_x.across_ranks(cx, y));
 }
 
 // ---- GOLD ----
@@ -134,8 +135,8 @@ Gold::Gold(Scope s, const GoldFinchSizes& sizes, Rotary positions, const LayerIn
       key_w2(s.param("time_key_w2", {gold_rank(c), init.C}, low_rank())),
       value_w1(s.param("time_value_w1", {init.C, gold_rank(c)}, nn::constant(0))),
       value_w2(s.param("time_value_w2", {gold_rank(c), init.C}, low_rank())),
-      query(s.child("query"), init.C, init.C, nn::orthogonal(1.0)),
-      output(s.child("output"), init.C, init.C, nn::constant(0)),
+      query(s.child("query"), init.C, init.C, nn::orthogonal(1.0), nn::Split::kOut),
+      output(s.child("output"), init.C, init.C, nn::constant(0), nn::Split::kIn),
       ln_q(s.child("ln_q"), init.C),
       ln_k(s.child("ln_k"), init.C),
       ln_v(s.child("ln_v"), init.C),
@@ -147,14 +148,14 @@ Var Gold::operator()(Context& cx, const Entry& in, const Carry& carry) const {
   const Var hq = ops::tanh(ops::matmul(xxx, cx(maa_q_w1)));  // [B, T, R]
   const auto [xq] =
       ops::ddlerp(x, previous, {cx(maa_q)}, hq, cx(maa_q_w2).reshape({1, kMixRank, c.hidden_size}));
-  const Var q = ln_q(cx, query(cx, xq));
+  const Var q = ln_q.across_ranks(cx, query(cx, xq));
 
   const GoldSight& sight = *carry.gold;
   const Var y = sight.keys.defined() ? attend(cx, q, sight) : attend_in_parts(cx, q, sight);
-  return output(cx, ln_x(cx, y));
+  return output(cx, ln_x.across_ranks(cx, y));
 }
 
-// q, result: [B, T, C], of the last T tokens that the pass sees.
+// q, result: [B, T, this rank's channels], of the last T tokens that the pass sees.
 Var Gold::attend(Context& cx, const Var& q, const GoldSight& sight) const {
   const ops::Previous nothing{Var(), sight.starts};
   const Var eee = ops::shift_lerp(sight.values, nothing, {cx(maa_v_cache)})[0];
@@ -163,14 +164,13 @@ Var Gold::attend(Context& cx, const Var& q, const GoldSight& sight) const {
   const Var v0 = ops::ddlerp(sight.values, nothing, {Var(), cx(maa_v)}, hkv, w2)[1];
   const Var k = ln_k(cx, corrected(cx, k0, key_w1, key_w2)),
             v = ln_v(cx, corrected(cx, v0, value_w1, value_w2));
-  const Shape keys = in_heads(k.shape());
-  const int64_t past = keys[1] - q.shape()[1];
-  return ops::attention(turned(q.reshape(in_heads(q.shape())), past), turned(k.reshape(keys), 0),
-                        v.reshape(keys), {scale(), past, cx.seq.doc_start, sight.document})
+  const int64_t past = k.shape()[1] - q.shape()[1];
+  return ops::attention(turned(nn::in_heads(q, c.head_size), past), turned(own_heads(cx, k), 0),
+                        own_heads(cx, v), {scale(), past, cx.seq.doc_start, sight.document})
       .reshape(q.shape());
 }
 
-// q, result: [B, T, C], of the last T of sight.tokens.
+// q, result: [B, T, this rank's channels], of the last T of sight.tokens.
 Var Gold::attend_in_parts(Context& cx, const Var& q, const GoldSight& sight) const {
   constexpr int64_t kPart = 1024;  // tokens whose keys and values lie in memory
   auto value = [&](Parameter& p) { return cx(p).value(); };
@@ -181,17 +181,18 @@ Var Gold::attend_in_parts(Context& cx, const Var& q, const GoldSight& sight) con
   const int64_t past = sight.tokens.index.dim(1) - q.shape()[1];
   auto part = [&](int64_t begin, int64_t count) {
     const auto [k, v] = ops::gold_expand(sight.tokens, weights, begin, count);
-    const Shape heads = in_heads(k.shape());
-    return std::pair(turned(Var(k.reshape(heads)), begin).value(), v.reshape(heads));
+    return std::pair(turned(own_heads(cx, k), begin).value(), own_heads(cx, v).value());
   };
-  const Var queries = turned(q.reshape(in_heads(q.shape())), past);
+  const Var queries = turned(nn::in_heads(q, c.head_size), past);
   return Var(ops::attention_in_parts(queries.value(), sight.tokens.first, kPart, part,
                                      {scale(), past, cx.seq.doc_start, sight.document})
                  .reshape(q.shape()));
 }
 
-// [B, T, C] to [B, T, H, N].
-Shape Gold::in_heads(const Shape& x) const { return {x[0], x[1], c.hidden_size / c.head_size, c.head_size}; }
+// Keys or values [B, S, C] of all heads, to [B, S, H, N] of this rank's.
+Var Gold::own_heads(const Context& cx, const Var& x) const {
+  return nn::in_heads(slice_last(x, cx.mesh.axis(Axis::kTensor)), c.head_size);
+}
 
 double Gold::scale() const { return 1 / std::sqrt(static_cast<double>(c.head_size)); }
 
@@ -224,6 +225,14 @@ void GoldFinchSizes::check_sizes(std::vector<config::Finding>& findings) const {
   if (filled.ffn_size == 0)
     findings.push_back({"model.ffn_size", str("3.5 x hidden_size ", hidden_size,
                                               " is less than 32; set ffn_size, or a larger hidden_size")});
+}
+
+std::vector<config::ModelConfig::Shared> GoldFinchSizes::shared_sizes() const {
+  GoldFinchSizes c = *this;
+  c.resolve();
+  return {{"hidden_size / head_size", c.hidden_size / c.head_size},
+          {"ffn_size", c.ffn_size},
+          {"vocab_size", c.vocab_size}};
 }
 
 void GoldFinchSizes::resolve() {

@@ -24,6 +24,7 @@ struct GoldFinchSizes {
 
   void list_fields(config::Visitor& v);
   void check_sizes(std::vector<config::Finding>& findings) const;
+  std::vector<config::ModelConfig::Shared> shared_sizes() const;
   void resolve();  // fills in the zeros
   // FLOPs per token of one block's mixing: of the recurrence, and of attention over a sequence on average.
   double recurrent_flops() const;
@@ -93,7 +94,7 @@ struct Gold {
  private:
   Var attend(nn::Context& cx, const Var& q, const GoldSight& sight) const;
   Var attend_in_parts(nn::Context& cx, const Var& q, const GoldSight& sight) const;
-  Shape in_heads(const Shape& x) const;
+  Var own_heads(const nn::Context& cx, const Var& x) const;
   double scale() const;
   Var turned(const Var& x, int64_t at) const;
 };

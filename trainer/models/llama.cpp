@@ -49,11 +49,11 @@ void LlamaConfig::check(std::vector<config::Finding>& findings) const {
              rope_scaling.low_freq_factor, "; the models of Llama 3 have 4 and 1")});
 }
 
-std::unique_ptr<Model> make_llama(const LlamaConfig& config) {
+std::unique_ptr<Model> make_llama(const LlamaConfig& config, const nn::Part& part) {
   LlamaConfig c = config;
   c.resolve();
   const double depth = c.scale_residual_init ? std::sqrt(2.0 * static_cast<double>(c.num_layers)) : 1;
-  return std::make_unique<Transformer>(c, rope_of(c), nn::normal(c.init_std / depth), nn::Bias::kNone);
+  return std::make_unique<Transformer>(c, rope_of(c), nn::normal(c.init_std / depth), nn::Bias::kNone, part);
 }
 
 }  // namespace rookery

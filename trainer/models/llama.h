@@ -26,8 +26,9 @@ struct LlamaConfig : config::ModelConfig, TransformerSizes {
   int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
+  std::vector<Shared> shared() const override { return shared_sizes(); }
 };
 
-std::unique_ptr<Model> make_llama(const LlamaConfig& config);
+std::unique_ptr<Model> make_llama(const LlamaConfig& config, const nn::Part& part);
 
 }  // namespace rookery

@@ -25,18 +25,17 @@ struct Attention {
         rope{.pairs = RopePairs::kAdjacent,
              .theta = c.rope_theta,
              .scaling = {.kind = RopeScaling::Kind::kLinear, .factor = c.rope_rescale}},
-        wq(s.child("wq"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)),
-        wk(s.child("wk"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)),
-        wv(s.child("wv"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)),
-        wo(s.child("wo"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0)) {}
+        wq(s.child("wq"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0), nn::Split::kOut),
+        wk(s.child("wk"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0), nn::Split::kOut),
+        wv(s.child("wv"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0), nn::Split::kOut),
+        wo(s.child("wo"), c.hidden_size, c.hidden_size, nn::orthogonal(1.0), nn::Split::kIn) {}
 
   // Result: [B, T, C].
   Var operator()(Context& cx, const Entry& in, const Carry&) const {
     const Var x = in.norm(cx);
-    const auto [B, T, C] = x.value().dims<3>("[llama_paper] x");
-    const Shape heads{B, T, C / head_size, head_size};
-    return wo(cx, nn::attend(cx, slot, wq(cx, x).reshape(heads), wk(cx, x).reshape(heads),
-                             wv(cx, x).reshape(heads), rope));
+    const int64_t N = head_size;
+    return wo(cx, nn::attend(cx, slot, nn::in_heads(wq(cx, x), N), nn::in_heads(wk(cx, x), N),
+                             nn::in_heads(wv(cx, x), N), rope));
   }
 };
 
@@ -54,8 +53,8 @@ RwkvBlock<Attention, FeedForward> make_block(const Scope& s, const LlamaPaperCon
 
 class LlamaPaper : public RwkvStack {
  public:
-  explicit LlamaPaper(const LlamaPaperConfig& c)
-      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+  LlamaPaper(const LlamaPaperConfig& c, const nn::Part& part)
+      : RwkvStack(part, c.num_layers, c.hidden_size, c.vocab_size,
                   [&](const Scope& s, const LayerInit&) { return make_block(s, c); }),
         num_heads_(c.hidden_size / c.head_size),
         head_size_(c.head_size) {}
@@ -97,14 +96,20 @@ void LlamaPaperConfig::check(std::vector<config::Finding>& findings) const {
                                               " is less than 32; set ffn_size, or a larger hidden_size")});
 }
 
+std::vector<config::ModelConfig::Shared> LlamaPaperConfig::shared() const {
+  return {{"hidden_size / head_size", hidden_size / head_size},
+          {"ffn_size", resolved().ffn_size},
+          {"vocab_size", vocab_size}};
+}
+
 LlamaPaperConfig LlamaPaperConfig::resolved() const {
   LlamaPaperConfig c = *this;
   if (c.ffn_size == 0) c.ffn_size = c.hidden_size * 8 / 3 / 32 * 32;
   return c;
 }
 
-std::unique_ptr<Model> make_llama_paper(const LlamaPaperConfig& config) {
-  return std::make_unique<LlamaPaper>(config.resolved());
+std::unique_ptr<Model> make_llama_paper(const LlamaPaperConfig& config, const nn::Part& part) {
+  return std::make_unique<LlamaPaper>(config.resolved(), part);
 }
 
 }  // namespace rookery

@@ -20,9 +20,10 @@ struct LlamaPaperConfig : config::ModelConfig {
   int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
+  std::vector<Shared> shared() const override;
   LlamaPaperConfig resolved() const;  // the zeros filled in
 };
 
-std::unique_ptr<Model> make_llama_paper(const LlamaPaperConfig& config);
+std::unique_ptr<Model> make_llama_paper(const LlamaPaperConfig& config, const nn::Part& part);
 
 }  // namespace rookery

@@ -1,6 +1,7 @@
 #include "trainer/models/model.h"
 
 #include "kernels/ops/matmul/matmul.h"
+#include "parallel/collective_ops/collective_ops.h"
 
 namespace rookery {
 
@@ -28,6 +29,10 @@ Var Model::hidden(nn::Context& cx, const Tensor& ids) {
   return final_norm(cx, carry);
 }
 
-Var Model::logits(nn::Context& cx, const Tensor& ids) { return ops::linear(hidden(cx, ids), cx(head())); }
+Var Model::logits(nn::Context& cx, const Tensor& ids) { return logits_of(cx, hidden(cx, ids)); }
+
+Var Model::logits_of(const nn::Context& cx, const Var& hidden) {
+  return gather_last(ops::linear(hidden, cx(head())), cx.mesh.axis(Axis::kTensor));
+}
 
 }  // namespace rookery

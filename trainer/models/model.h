@@ -35,6 +35,8 @@ Recompute recompute_from_string(const std::string& name);  // "none", "selective
 
 class Model {
  public:
+  // part: what this rank has of the tensors that the ranks of the tensor axis cut.
+  explicit Model(const nn::Part& part) : parameters(part) {}
   virtual ~Model() = default;
   virtual Carry embed(nn::Context& cx, const Tensor& ids) = 0;  // ids: i32 [B, T]
   virtual int64_t num_blocks() const = 0;
@@ -63,7 +65,8 @@ class Model {
   int64_t vocab_size() { return head().global[0]; }
   // The output of the last norm: what the head reads. ids: i32 [B, T]; result: [B, T, C].
   Var hidden(nn::Context& cx, const Tensor& ids);
-  Var logits(nn::Context& cx, const Tensor& ids);  // [B, T, V]
+  Var logits(nn::Context& cx, const Tensor& ids);           // [B, T, V]
+  Var logits_of(const nn::Context& cx, const Var& hidden);  // of all words, on every rank; [.., C] to [.., V]
   // Reads tokens whose output nobody needs: leaves in cx.seq what the tokens after them depend on.
   virtual void prefill(nn::Context& cx, const Tensor& ids) { hidden(cx, ids); }
 

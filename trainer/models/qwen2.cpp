@@ -4,11 +4,11 @@
 
 namespace rookery {
 
-std::unique_ptr<Model> make_qwen2(const Qwen2Config& config) {
+std::unique_ptr<Model> make_qwen2(const Qwen2Config& config, const nn::Part& part) {
   Qwen2Config c = config;
   c.resolve();
   const RopeOptions rope{.pairs = RopePairs::kHalves, .theta = c.rope_theta, .scaling = {}};
-  return std::make_unique<Transformer>(c, rope, nn::normal(c.init_std), nn::Bias::kZero);
+  return std::make_unique<Transformer>(c, rope, nn::normal(c.init_std), nn::Bias::kZero, part);
 }
 
 }  // namespace rookery

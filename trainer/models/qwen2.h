@@ -16,8 +16,9 @@ struct Qwen2Config : config::ModelConfig, TransformerSizes {
   int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override { list_fields(v); }
   void check(std::vector<config::Finding>& findings) const override { check_sizes(findings); }
+  std::vector<Shared> shared() const override { return shared_sizes(); }
 };
 
-std::unique_ptr<Model> make_qwen2(const Qwen2Config& config);
+std::unique_ptr<Model> make_qwen2(const Qwen2Config& config, const nn::Part& part);
 
 }  // namespace rookery

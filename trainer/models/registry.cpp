@@ -15,7 +15,7 @@
 namespace rookery {
 namespace {
 
-using Maker = std::function<std::unique_ptr<Model>(const config::ModelConfig&)>;
+using Maker = std::function<std::unique_ptr<Model>(const config::ModelConfig&, const nn::Part&)>;
 
 std::map<std::string, Maker>& makers() {
   static std::map<std::string, Maker> by_arch;
@@ -23,10 +23,12 @@ std::map<std::string, Maker>& makers() {
 }
 
 template <class Config>
-void add(std::unique_ptr<Model> (*make)(const Config&)) {
+void add(std::unique_ptr<Model> (*make)(const Config&, const nn::Part&)) {
   const std::string arch = Config().arch();
   config::register_model_config(arch, [] { return std::make_unique<Config>(); });
-  makers()[arch] = [make](const config::ModelConfig& c) { return make(dynamic_cast<const Config&>(c)); };
+  makers()[arch] = [make](const config::ModelConfig& c, const nn::Part& part) {
+    return make(dynamic_cast<const Config&>(c), part);
+  };
 }
 
 }  // namespace
@@ -42,10 +44,10 @@ void register_models() {
   add(make_goldfinch);
 }
 
-std::unique_ptr<Model> make_model(const config::ModelConfig& config) {
+std::unique_ptr<Model> make_model(const config::ModelConfig& config, const nn::Part& part) {
   const auto maker = makers().find(config.arch());
   RK_CHECK(maker != makers().end(), "[make_model] no model for ", config.arch());
-  return maker->second(config);
+  return maker->second(config, part);
 }
 
 }  // namespace rookery

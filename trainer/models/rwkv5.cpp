@@ -35,20 +35,20 @@ struct TimeMix {
         mix_v(s.param("time_mix_v", {1, 1, C}, init.current(init.r10, 0.3 * init.r01))),
         mix_r(s.param("time_mix_r", {1, 1, C}, init.current(0.5 * init.r10))),
         mix_g(s.param("time_mix_g", {1, 1, C}, init.current(0.5 * init.r10))),
-        decay(s.param("time_decay", {A / c.head_size, c.head_size}, init.decay(A))),
-        faaaa(s.param("time_faaaa", {A / c.head_size, c.head_size}, init.bonus(A))),
-        receptance(s.child("receptance"), C, A, nn::orthogonal(1.0)),
-        key(s.child("key"), C, A, nn::orthogonal(0.1)),
-        value(s.child("value"), C, A, nn::orthogonal(1.0)),
-        output(s.child("output"), A, C, nn::constant(0)),
-        gate(s.child("gate"), C, A, nn::orthogonal(0.1)),
-        ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x())),
-        ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
+        decay(s.param("time_decay", {A / c.head_size, c.head_size}, init.decay(A), 0)),
+        faaaa(s.param("time_faaaa", {A / c.head_size, c.head_size}, init.bonus(A), 0)),
+        receptance(s.child("receptance"), C, A, nn::orthogonal(1.0), nn::Split::kOut),
+        key(s.child("key"), C, A, nn::orthogonal(0.1), nn::Split::kOut),
+        value(s.child("value"), C, A, nn::orthogonal(1.0), nn::Split::kOut),
+        output(s.child("output"), A, C, nn::constant(0), nn::Split::kIn),
+        gate(s.child("gate"), C, A, nn::orthogonal(0.1), nn::Split::kOut),
+        ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x(), 0)),
+        ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0), 0)) {}
 
   // Result: [B, T, C].
   Var operator()(Context& cx, const Entry& in, const Carry&) const {
     const int64_t B = in.shape()[0], T = in.shape()[1];
-    const int64_t A = faaaa.global.numel(), N = head_size, H = A / N;
+    const int64_t A = faaaa.local().numel(), N = head_size, H = A / N;
     const auto [xk, xv, xr, xg] = time_mix(cx, in, prefix + "shift", {&mix_k, &mix_v, &mix_r, &mix_g});
 
     const Shape heads{B, T, H, N};
@@ -71,9 +71,9 @@ struct ChannelMix {
       : prefix(s.prefix()),
         mix_k(s.param("time_mix_k", {1, 1, C}, init.current(init.r10))),
         mix_r(s.param("time_mix_r", {1, 1, C}, init.current(init.r10))),
-        key(s.child("key"), C, F, nn::orthogonal(1.0)),
+        key(s.child("key"), C, F, nn::orthogonal(1.0), nn::Split::kOut),
         receptance(s.child("receptance"), C, C, nn::constant(0)),
-        value(s.child("value"), F, C, nn::constant(0)) {}
+        value(s.child("value"), F, C, nn::constant(0), nn::Split::kIn) {}
 
   Var operator()(Context& cx, const Entry& in) const {
     const auto [xk, xr] = time_mix(cx, in, prefix + "shift", {&mix_k, &mix_r});
@@ -91,8 +91,8 @@ RwkvBlock<TimeMix, ChannelMix> make_block(const Scope& s, const Rwkv5Config& c, 
 
 class Rwkv5 : public RwkvStack {
  public:
-  explicit Rwkv5(const Rwkv5Config& c)
-      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+  Rwkv5(const Rwkv5Config& c, const nn::Part& part)
+      : RwkvStack(part, c.num_layers, c.hidden_size, c.vocab_size,
                   [&](const Scope& s, const LayerInit& init) { return make_block(s, c, init); }),
         flops_(7.0 * static_cast<double>(c.head_size * c.head_size * c.num_heads * c.num_layers)) {}
   OptimGroup optim_group(const Parameter& p) const override { return finch_group(p); }
@@ -123,6 +123,11 @@ void Rwkv5Config::check(std::vector<config::Finding>& findings) const {
                                               " is less than 32; set ffn_size, or a larger hidden_size")});
 }
 
+std::vector<config::ModelConfig::Shared> Rwkv5Config::shared() const {
+  const Rwkv5Config c = resolved();
+  return {{"num_heads", c.num_heads}, {"ffn_size", c.ffn_size}, {"vocab_size", vocab_size}};
+}
+
 Rwkv5Config Rwkv5Config::resolved() const {
   Rwkv5Config c = *this;
   if (c.num_heads == 0) c.num_heads = c.hidden_size / c.head_size;
@@ -130,8 +135,8 @@ Rwkv5Config Rwkv5Config::resolved() const {
   return c;
 }
 
-std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config) {
-  return std::make_unique<Rwkv5>(config.resolved());
+std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config, const nn::Part& part) {
+  return std::make_unique<Rwkv5>(config.resolved(), part);
 }
 
 }  // namespace rookery

@@ -20,9 +20,10 @@ struct Rwkv5Config : config::ModelConfig {
   int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
+  std::vector<Shared> shared() const override;
   Rwkv5Config resolved() const;  // the zeros filled in
 };
 
-std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config);
+std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config, const nn::Part& part);
 
 }  // namespace rookery

@@ -31,22 +31,22 @@ struct TimeMix {
         maa_g(s.param("time_maa_g", {1, 1, c.hidden_size}, init.mix(0.5 * init.r10))),
         maa_w1(s.param("time_maa_w1", {c.hidden_size, 5 * c.mix_rank}, nn::constant(0))),
         maa_w2(s.param("time_maa_w2", {5, c.mix_rank, c.hidden_size}, nn::uniform(-0.01, 0.01))),
-        decay(s.param("time_decay", {1, 1, A}, init.decay(A))),
+        decay(s.param("time_decay", {1, 1, A}, init.decay(A), 2)),
         decay_w1(s.param("time_decay_w1", {c.hidden_size, c.decay_rank}, nn::constant(0))),
-        decay_w2(s.param("time_decay_w2", {c.decay_rank, A}, nn::uniform(-0.01, 0.01))),
-        faaaa(s.param("time_faaaa", {A / c.head_size, c.head_size}, init.bonus(A))),
-        receptance(s.child("receptance"), c.hidden_size, A, nn::orthogonal(1.0)),
-        key(s.child("key"), c.hidden_size, A, nn::orthogonal(0.1)),
-        value(s.child("value"), c.hidden_size, A, nn::orthogonal(1.0)),
-        output(s.child("output"), A, c.hidden_size, nn::constant(0)),
-        gate(s.child("gate"), c.hidden_size, A, nn::orthogonal(0.1)),
-        ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x())),
-        ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
+        decay_w2(s.param("time_decay_w2", {c.decay_rank, A}, nn::uniform(-0.01, 0.01), 1)),
+        faaaa(s.param("time_faaaa", {A / c.head_size, c.head_size}, init.bonus(A), 0)),
+        receptance(s.child("receptance"), c.hidden_size, A, nn::orthogonal(1.0), nn::Split::kOut),
+        key(s.child("key"), c.hidden_size, A, nn::orthogonal(0.1), nn::Split::kOut),
+        value(s.child("value"), c.hidden_size, A, nn::orthogonal(1.0), nn::Split::kOut),
+        output(s.child("output"), A, c.hidden_size, nn::constant(0), nn::Split::kIn),
+        gate(s.child("gate"), c.hidden_size, A, nn::orthogonal(0.1), nn::Split::kOut),
+        ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x(), 0)),
+        ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0), 0)) {}
 
   // Result: [B, T, C].
   Var operator()(Context& cx, const Entry& in, const Carry&) const {
     const int64_t B = in.shape()[0], T = in.shape()[1];
-    const int64_t A = faaaa.global.numel(), N = head_size, H = A / N;
+    const int64_t A = faaaa.local().numel(), N = head_size, H = A / N;
     const ops::Previous& previous = in.previous(cx, prefix + "shift");
 
     // ddlerp: how much of the previous token each of the five inputs takes depends on the data.
@@ -76,8 +76,8 @@ RwkvBlock<TimeMix, FinchChannelMix> make_block(const Scope& s, const Rwkv6Config
 
 class Rwkv6 : public RwkvStack {
  public:
-  explicit Rwkv6(const Rwkv6Config& c)
-      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+  Rwkv6(const Rwkv6Config& c, const nn::Part& part)
+      : RwkvStack(part, c.num_layers, c.hidden_size, c.vocab_size,
                   [&](const Scope& s, const LayerInit& init) { return make_block(s, c, init); }),
         flops_(7.0 * static_cast<double>(c.head_size * c.head_size * c.num_heads * c.num_layers)) {}
   OptimGroup optim_group(const Parameter& p) const override { return finch_group(p); }
@@ -118,6 +118,11 @@ void Rwkv6Config::check(std::vector<config::Finding>& findings) const {
                                               " is less than 32; set ffn_size, or a larger hidden_size")});
 }
 
+std::vector<config::ModelConfig::Shared> Rwkv6Config::shared() const {
+  const Rwkv6Config c = resolved();
+  return {{"num_heads", c.num_heads}, {"ffn_size", c.ffn_size}, {"vocab_size", vocab_size}};
+}
+
 Rwkv6Config Rwkv6Config::resolved() const {
   Rwkv6Config c = *this;
   if (c.num_heads == 0) c.num_heads = c.hidden_size / c.head_size;
@@ -127,8 +132,8 @@ Rwkv6Config Rwkv6Config::resolved() const {
   return c;
 }
 
-std::unique_ptr<Model> make_rwkv6(const Rwkv6Config& config) {
-  return std::make_unique<Rwkv6>(config.resolved());
+std::unique_ptr<Model> make_rwkv6(const Rwkv6Config& config, const nn::Part& part) {
+  return std::make_unique<Rwkv6>(config.resolved(), part);
 }
 
 }  // namespace rookery

@@ -23,9 +23,10 @@ struct Rwkv6Config : config::ModelConfig {
   int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
+  std::vector<Shared> shared() const override;
   Rwkv6Config resolved() const;  // the zeros filled in
 };
 
-std::unique_ptr<Model> make_rwkv6(const Rwkv6Config& config);
+std::unique_ptr<Model> make_rwkv6(const Rwkv6Config& config, const nn::Part& part);
 
 }  // namespace rookery

@@ -65,27 +65,27 @@ struct TimeMix {
         rate(low_rank(s, "a", C, c.iclr_rank, A, ramps.rate())),
         mix(low_rank(s, "v", C, c.value_rank, A, ramps.falling(0.73f, 0.4f))),
         gate(low_rank(s, "g", C, c.gate_rank, A, nullptr)),
-        k_k(s.param("k_k", {1, 1, A}, ramps.falling(0.71f, 0.1f))),
-        k_a(s.param("k_a", {1, 1, A}, nn::constant(1.02))),
-        r_k(s.param("r_k", {A / c.head_size, c.head_size}, nn::constant(-0.04))),
-        receptance(s.child("receptance"), C, A, nn::orthogonal(1.0)),
-        key(s.child("key"), C, A, nn::orthogonal(0.1)),
-        value(s.child("value"), C, A, nn::orthogonal(1.0)),
-        output(s.child("output"), A, C, nn::constant(0)),
-        ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x())),
-        ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0))) {}
+        k_k(s.param("k_k", {1, 1, A}, ramps.falling(0.71f, 0.1f), 2)),
+        k_a(s.param("k_a", {1, 1, A}, nn::constant(1.02), 2)),
+        r_k(s.param("r_k", {A / c.head_size, c.head_size}, nn::constant(-0.04), 0)),
+        receptance(s.child("receptance"), C, A, nn::orthogonal(1.0), nn::Split::kOut),
+        key(s.child("key"), C, A, nn::orthogonal(0.1), nn::Split::kOut),
+        value(s.child("value"), C, A, nn::orthogonal(1.0), nn::Split::kOut),
+        output(s.child("output"), A, C, nn::constant(0), nn::Split::kIn),
+        ln_x_weight(s.param("ln_x.weight", {A}, init.ln_x(), 0)),
+        ln_x_bias(s.param("ln_x.bias", {A}, nn::constant(0), 0)) {}
 
   // w1 [C, R], w2 [R, A] and the bias w0 for "w"; no bias without a value for it.
   static nn::LowRank low_rank(Scope s, const std::string& name, int64_t C, int64_t R, int64_t A,
                               nn::Init bias) {
-    return {s.param(name + "1", {C, R}, nn::constant(0)), s.param(name + "2", {R, A}, nn::orthogonal(0.1)),
-            bias ? &s.param(name + "0", {1, 1, A}, std::move(bias)) : nullptr};
+    return {s.param(name + "1", {C, R}, nn::constant(0)), s.param(name + "2", {R, A}, nn::orthogonal(0.1), 1),
+            bias ? &s.param(name + "0", {1, 1, A}, std::move(bias), 2) : nullptr};
   }
 
   // Result: [B, T, C]. carry.v_first: set by layer 0, read by the others.
   Var operator()(Context& cx, const Entry& in, Carry& carry) const {
     const int64_t B = in.shape()[0], T = in.shape()[1];
-    const int64_t A = r_k.global.numel(), N = head_size, H = A / N;
+    const int64_t A = r_k.local().numel(), N = head_size, H = A / N;
     const auto [xr, xw, xk, xv, xa, xg] =
         in.mix(cx, prefix + "shift", {cx(x_r), cx(x_w), cx(x_k), cx(x_v), cx(x_a), cx(x_g)});
 
@@ -114,8 +114,8 @@ struct ChannelMix {
   ChannelMix(Scope s, const Rwkv7Config& c, const LayerInit& init)
       : prefix(s.prefix()),
         x_k(s.param("x_k", {1, 1, c.hidden_size}, init.mix(std::pow(init.r10, 4)))),
-        key(s.child("key"), c.hidden_size, c.ffn_size, nn::orthogonal(1.0)),
-        value(s.child("value"), c.ffn_size, c.hidden_size, nn::constant(0)) {}
+        key(s.child("key"), c.hidden_size, c.ffn_size, nn::orthogonal(1.0), nn::Split::kOut),
+        value(s.child("value"), c.ffn_size, c.hidden_size, nn::constant(0), nn::Split::kIn) {}
 
   Var operator()(Context& cx, const Entry& in) const {
     const auto [mixed] = in.mix(cx, prefix + "shift", {cx(x_k)});
@@ -133,8 +133,8 @@ RwkvBlock<TimeMix, ChannelMix> make_block(const Scope& s, const Rwkv7Config& c, 
 
 class Rwkv7 : public RwkvStack {
  public:
-  explicit Rwkv7(const Rwkv7Config& c)
-      : RwkvStack(c.num_layers, c.hidden_size, c.vocab_size,
+  Rwkv7(const Rwkv7Config& c, const nn::Part& part)
+      : RwkvStack(part, c.num_layers, c.hidden_size, c.vocab_size,
                   [&](const Scope& s, const LayerInit& init) { return make_block(s, c, init); }),
         flops_(9.0 * static_cast<double>(c.head_size * c.head_size * c.num_heads * c.num_layers)) {}
   // rwkv-common 7: the decay bias learns twice as fast; weight decay on the matrices named .weight alone.
@@ -185,6 +185,11 @@ void Rwkv7Config::check(std::vector<config::Finding>& findings) const {
   check_heads(hidden_size, head_size, num_heads, findings);
 }
 
+std::vector<config::ModelConfig::Shared> Rwkv7Config::shared() const {
+  const Rwkv7Config c = resolved();
+  return {{"num_heads", c.num_heads}, {"ffn_size", c.ffn_size}, {"vocab_size", vocab_size}};
+}
+
 Rwkv7Config Rwkv7Config::resolved() const {
   Rwkv7Config c = *this;
   const double root = std::sqrt(static_cast<double>(hidden_size));
@@ -199,8 +204,8 @@ Rwkv7Config Rwkv7Config::resolved() const {
   return c;
 }
 
-std::unique_ptr<Model> make_rwkv7(const Rwkv7Config& config) {
-  return std::make_unique<Rwkv7>(config.resolved());
+std::unique_ptr<Model> make_rwkv7(const Rwkv7Config& config, const nn::Part& part) {
+  return std::make_unique<Rwkv7>(config.resolved(), part);
 }
 
 }  // namespace rookery

@@ -22,9 +22,10 @@ struct Rwkv7Config : config::ModelConfig {
   int64_t num_blocks() const override { return num_layers; }
   void fields(config::Visitor& v) override;
   void check(std::vector<config::Finding>& findings) const override;
+  std::vector<Shared> shared() const override;
   Rwkv7Config resolved() const;  // the zeros filled in
 };
 
-std::unique_ptr<Model> make_rwkv7(const Rwkv7Config& config);
+std::unique_ptr<Model> make_rwkv7(const Rwkv7Config& config, const nn::Part& part);
 
 }  // namespace rookery

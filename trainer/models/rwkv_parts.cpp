@@ -101,24 +101,25 @@ Var Entry::norm(const nn::Context& cx) const {
   return made.out[0];
 }
 
-RwkvStack::RwkvStack(int64_t L, int64_t C, int64_t V, const MakeBlock& make_block) {
+RwkvStack::RwkvStack(const nn::Part& part, int64_t L, int64_t C, int64_t V, const MakeBlock& make_block)
+    : Stack(part) {
   const nn::Scope top(parameters), blocks = top.child("blocks"), last = top.of_unit(L + 1);
-  emb_ = &top.param("emb.weight", {V, C}, nn::uniform(-1e-4, 1e-4));
+  emb_ = &top.param("emb.weight", {V, C}, nn::uniform(-1e-4, 1e-4), 0);
   first_norm_ = nn::LayerNorm(blocks.child("0").child("ln0"), C);
   for (int64_t i = 0; i < L; ++i)
     blocks_.push_back(make_block(blocks.of_unit(i + 1).child(std::to_string(i)), LayerInit(i, L, C)));
   last_norm_ = nn::LayerNorm(last.child("ln_out"), C);
   const double gain = V > C ? 0.5 * std::sqrt(static_cast<double>(V) / static_cast<double>(C)) : 0.5;
-  head_ = &last.param("head.weight", {V, C}, nn::orthogonal(gain));
+  head_ = &last.param("head.weight", {V, C}, nn::orthogonal(gain), 0);
 }
 
 FinchChannelMix::FinchChannelMix(nn::Scope s, int64_t C, int64_t F, const LayerInit& init, int64_t power)
     : prefix(s.prefix()),
       maa_k(s.param("time_maa_k", {1, 1, C}, init.mix(std::pow(init.r10, power)))),
       maa_r(s.param("time_maa_r", {1, 1, C}, init.mix(std::pow(init.r10, power)))),
-      key(s.child("key"), C, F, nn::orthogonal(1.0)),
+      key(s.child("key"), C, F, nn::orthogonal(1.0), nn::Split::kOut),
       receptance(s.child("receptance"), C, C, nn::constant(0)),
-      value(s.child("value"), F, C, nn::constant(0)) {}
+      value(s.child("value"), F, C, nn::constant(0), nn::Split::kIn) {}
 
 Var FinchChannelMix::operator()(nn::Context& cx, const Entry& in) const {
   const auto [xk, xr] = in.mix(cx, prefix + "shift", {cx(maa_k), cx(maa_r)});

@@ -89,7 +89,8 @@ struct RwkvBlock {
 class RwkvStack : public Stack {
  public:
   using MakeBlock = std::function<Block(const nn::Scope&, const LayerInit&)>;
-  RwkvStack(int64_t num_layers, int64_t hidden_size, int64_t vocab_size, const MakeBlock& make_block);
+  RwkvStack(const nn::Part& part, int64_t num_layers, int64_t hidden_size, int64_t vocab_size,
+            const MakeBlock& make_block);
 };
 
 // sigmoid(xr W_rec^T) * (relu(xk W_key^T)^2 W_val^T), xk and xr mixed with the token before (rwkv6-finch 5).

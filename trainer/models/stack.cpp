@@ -2,12 +2,12 @@
 
 #include <utility>
 
-#include "kernels/ops/embedding/embedding.h"
+#include "trainer/nn/layers.h"
 
 namespace rookery {
 
 Carry Stack::embed(nn::Context& cx, const Tensor& ids) {
-  const Var x = ops::embedding(ids, cx(*emb_));
+  const Var x = nn::embedding(cx, ids, *emb_);
   return {first_norm_ ? first_norm_(cx, x) : x};
 }
 

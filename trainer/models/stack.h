@@ -11,6 +11,7 @@ namespace rookery {
 
 class Stack : public Model {
  public:
+  using Model::Model;
   using Norm = std::function<Var(nn::Context&, const Var&)>;  // x, result: [B, T, C]
   using Block = std::function<void(nn::Context&, Carry&)>;
 

@@ -25,11 +25,11 @@ struct TransformerBlock {
 }  // namespace
 
 Transformer::Transformer(const TransformerSizes& c, const RopeOptions& rope, const nn::Init& output,
-                         nn::Bias qkv_bias)
-    : num_heads_(c.num_heads), head_size_(c.head_size) {
+                         nn::Bias qkv_bias, const nn::Part& part)
+    : Stack(part), num_heads_(c.num_heads), head_size_(c.head_size) {
   const Scope top(parameters), model = top.child("model"), last = top.of_unit(c.num_layers + 1);
   const nn::Init init = nn::normal(c.init_std);
-  emb_ = &model.param("embed_tokens.weight", {c.vocab_size, c.hidden_size}, init);
+  emb_ = &model.param("embed_tokens.weight", {c.vocab_size, c.hidden_size}, init, 0);
   for (int64_t i = 0; i < c.num_layers; ++i) {
     const Scope s = model.of_unit(i + 1).child("layers").child(std::to_string(i));
     blocks_.push_back(TransformerBlock{
@@ -45,7 +45,7 @@ Transformer::Transformer(const TransformerSizes& c, const RopeOptions& rope, con
   }
   last_norm_ = nn::RmsNorm(last.child("model").child("norm"), c.hidden_size, c.norm_eps);
   emb_->tied = c.tie_embeddings;
-  head_ = c.tie_embeddings ? emb_ : &last.param("lm_head.weight", {c.vocab_size, c.hidden_size}, init);
+  head_ = c.tie_embeddings ? emb_ : &last.param("lm_head.weight", {c.vocab_size, c.hidden_size}, init, 0);
 }
 
 double Transformer::mixer_flops_per_token(int64_t seq_len) const {
@@ -85,6 +85,12 @@ void TransformerSizes::check_sizes(std::vector<config::Finding>& findings) const
     findings.push_back(
         {"model.num_kv_heads", str("num_heads ", num_heads, " is not a multiple of num_kv_heads ",
                                    num_kv_heads, "; choose one that divides it")});
+}
+
+std::vector<config::ModelConfig::Shared> TransformerSizes::shared_sizes() const {
+  TransformerSizes c = *this;
+  c.resolve();
+  return {{"num_kv_heads", c.num_kv_heads}, {"ffn_size", c.ffn_size}, {"vocab_size", c.vocab_size}};
 }
 
 void TransformerSizes::resolve() {

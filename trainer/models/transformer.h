@@ -22,13 +22,15 @@ struct TransformerSizes {
 
   void list_fields(config::Visitor& v);
   void check_sizes(std::vector<config::Finding>& findings) const;
+  std::vector<config::ModelConfig::Shared> shared_sizes() const;
   void resolve();  // fills in the zeros
 };
 
 class Transformer : public Stack {
  public:
   // c: resolved. output: initial values of the two matrices of a block that write to the residual stream.
-  Transformer(const TransformerSizes& c, const RopeOptions& rope, const nn::Init& output, nn::Bias qkv_bias);
+  Transformer(const TransformerSizes& c, const RopeOptions& rope, const nn::Init& output, nn::Bias qkv_bias,
+              const nn::Part& part);
   OptimGroup optim_group(const Parameter& p) const override { return {1, p.global.size() >= 2}; }
   bool uses_l2wrap() const override { return false; }
   double mixer_flops_per_token(int64_t seq_len) const override;

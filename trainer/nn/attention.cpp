@@ -31,16 +31,15 @@ GroupedAttention::GroupedAttention(Scope s, const Sizes& n, const RopeOptions& r
     : slot(s.prefix()),
       sizes(n),
       rope(rope_options),
-      q_proj(s.child("q_proj"), n.channels, n.num_heads * n.head_dim, init, qkv_bias),
-      k_proj(s.child("k_proj"), n.channels, n.num_kv_heads * n.head_dim, init, qkv_bias),
-      v_proj(s.child("v_proj"), n.channels, n.num_kv_heads * n.head_dim, init, qkv_bias),
-      o_proj(s.child("o_proj"), n.num_heads * n.head_dim, n.channels, init_output) {}
+      q_proj(s.child("q_proj"), n.channels, n.num_heads * n.head_dim, init, Split::kOut, qkv_bias),
+      k_proj(s.child("k_proj"), n.channels, n.num_kv_heads * n.head_dim, init, Split::kOut, qkv_bias),
+      v_proj(s.child("v_proj"), n.channels, n.num_kv_heads * n.head_dim, init, Split::kOut, qkv_bias),
+      o_proj(s.child("o_proj"), n.num_heads * n.head_dim, n.channels, init_output, Split::kIn) {}
 
 Var GroupedAttention::operator()(Context& cx, const Var& x) const {
-  const int64_t B = x.shape()[0], T = x.shape()[1], N = sizes.head_dim;
-  const Shape keys{B, T, sizes.num_kv_heads, N};
-  return o_proj(cx, attend(cx, slot, q_proj(cx, x).reshape({B, T, sizes.num_heads, N}),
-                           k_proj(cx, x).reshape(keys), v_proj(cx, x).reshape(keys), rope));
+  const int64_t N = sizes.head_dim;
+  return o_proj(cx, attend(cx, slot, in_heads(q_proj(cx, x), N), in_heads(k_proj(cx, x), N),
+                           in_heads(v_proj(cx, x), N), rope));
 }
 
 double attention_flops_per_token(int64_t num_heads, int64_t head_dim, int64_t seq_len) {

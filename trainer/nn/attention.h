@@ -16,6 +16,12 @@ namespace rookery::nn {
 Var attend(Context& cx, const std::string& slot, const Var& q, const Var& k, const Var& v,
            std::optional<RopeOptions> rope);
 
+// [B, T, C] to [B, T, C / N, N].
+inline Var in_heads(const Var& x, int64_t N) {
+  const Shape& s = x.shape();
+  return x.reshape({s[0], s[1], s[2] / N, N});
+}
+
 // The attention layer of Llama and Qwen2 in Hugging Face's names: num_kv_heads key heads, each for
 // num_heads / num_kv_heads query heads.
 struct GroupedAttention {

@@ -21,13 +21,13 @@ std::vector<float> part_of(const std::vector<float>& whole, const Parameter& p) 
 
 Parameter& ParameterList::add(std::string name, Shape shape, Init init, int split_dim, int64_t unit) {
   RK_CHECK(find(name) == nullptr, "[ParameterList] two parameters named ", name);
-  RK_CHECK(split_dim < 0 || shape[split_dim] % parts_ == 0, "[ParameterList] ", name, " ", shape,
-           " does not divide into ", parts_, " along ", split_dim);
+  RK_CHECK(split_dim < 0 || shape[split_dim] % part_.count == 0, "[ParameterList] ", name, " ", shape,
+           " does not divide into ", part_.count, " along ", split_dim);
   Parameter& p = parameters_.emplace_back();
   p.name = std::move(name);
   p.global = shape;
   p.unit = unit;
-  if (parts_ > 1 && split_dim >= 0) p.spec = {split_dim, part_, parts_};
+  if (part_.count > 1 && split_dim >= 0) p.spec = {split_dim, part_.index, part_.count};
   inits_.push_back(std::move(init));
   return p;
 }

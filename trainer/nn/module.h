@@ -11,11 +11,15 @@
 
 namespace rookery::nn {
 
+// Which of so many equal parts this rank has of each tensor that the ranks of the tensor axis cut.
+struct Part {
+  int64_t index = 0, count = 1;
+};
+
 // All parameters of a model in the order of their declaration. Addresses stay.
 class ParameterList {
  public:
-  // Of tensors that are cut into `parts` equal parts this rank has the one with this number.
-  explicit ParameterList(int64_t part = 0, int64_t parts = 1) : part_(part), parts_(parts) {}
+  explicit ParameterList(Part part = {}) : part_(part) {}
   // shape: of the whole tensor. split_dim: where it is cut; -1: nowhere.
   Parameter& add(std::string name, Shape shape, Init init, int split_dim = -1, int64_t unit = 0);
   std::vector<Parameter*> all();
@@ -26,7 +30,7 @@ class ParameterList {
   void initialize(uint64_t seed, const Put& put = {});
 
  private:
-  int64_t part_, parts_;
+  Part part_;
   std::deque<Parameter> parameters_;
   std::deque<Init> inits_;
 };

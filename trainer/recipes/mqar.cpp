@@ -5,7 +5,7 @@
 
 #include "data/synthetic/mqar.h"
 #include "kernels/ops/embedding/embedding.h"
-#include "kernels/ops/matmul/matmul.h"
+#include "trainer/nn/layers.h"
 
 namespace rookery {
 namespace {
@@ -34,14 +34,17 @@ class Mqar : public Recipe {
                        int64_t count, int64_t) override {
     ops::LossOptions options;
     options.count = static_cast<double>(count);
+    options.slice = nn::vocab_slice(cx, model.head());
     return ops::linear_cross_entropy(asked(hidden, batch), cx(model.head()), batch.y, {}, options);
   }
 
   Evaluation judge(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx) override {
     const Var x = asked(hidden, batch), head = cx(model.head());
-    const Tensor logits = ops::linear(x, head).value();
+    const Tensor logits = model.logits_of(cx, x).value();
+    ops::LossOptions options;
+    options.slice = nn::vocab_slice(cx, model.head());
     Evaluation e;
-    for (const double row : to_doubles(ops::linear_cross_entropy(x, head, batch.y, {}, {}).row_loss))
+    for (const double row : to_doubles(ops::linear_cross_entropy(x, head, batch.y, {}, options).row_loss))
       e.nats += row;
     e.targets = batch.y.numel();
     const int64_t V = model.vocab_size();

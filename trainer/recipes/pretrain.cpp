@@ -1,6 +1,8 @@
 // pretrain.cpp: the next token of plain text.
 #include "trainer/recipes/pretrain.h"
 
+#include "trainer/nn/layers.h"
+
 namespace rookery {
 namespace {
 
@@ -16,12 +18,15 @@ class Pretrain : public Recipe {
                        int64_t count, int64_t accum_steps) override {
     ops::LossOptions options;
     options.count = static_cast<double>(count);
+    options.slice = nn::vocab_slice(cx, model.head());
     if (model.uses_l2wrap())
       options.l2wrap = config_.l2wrap * static_cast<double>(config_.l2wrap_legacy ? accum_steps : 1);
     return ops::linear_cross_entropy(hidden, cx(model.head()), batch.y, {}, options);
   }
   Evaluation judge(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx) override {
-    const Tensor nats = ops::linear_cross_entropy(hidden, cx(model.head()), batch.y, {}, {}).row_loss;
+    ops::LossOptions options;
+    options.slice = nn::vocab_slice(cx, model.head());
+    const Tensor nats = ops::linear_cross_entropy(hidden, cx(model.head()), batch.y, {}, options).row_loss;
     Evaluation e;
     for (const double row : to_doubles(nats)) e.nats += row;
     e.targets = nats.numel();

@@ -10,8 +10,27 @@ namespace rookery::ops {
 namespace {
 
 constexpr auto kRows = RK_KERNEL_GPU(cross_entropy_rows);
+constexpr auto kLargest = RK_KERNEL_GPU(cross_entropy_slice_largest);
+constexpr auto kSliceSums = RK_KERNEL_GPU(cross_entropy_slice_sums);
+constexpr auto kSliceRows = RK_KERNEL_GPU(cross_entropy_slice_rows);
 constexpr auto kSum = RK_KERNEL_GPU(cross_entropy_sum);
 constexpr auto kScale = RK_KERNEL_GPU(scale_gradient);
+
+constexpr int64_t kMostWords = 1 << 24;  // ids are compared as floats
+
+void run_rows(const CrossEntropyArgs& rows, const VocabSlice& slice) {
+  Device& device = rows.logits.device();
+  if (!slice.sum) return kRows(device, rows);
+  const int64_t m = rows.logits.dim(0);
+  const Tensor own = empty({4, m}, rows.row_loss.dtype(), device);
+  const CrossEntropySliceArgs args{rows, slice.first, own.narrow(0, 1), own.narrow(1, 1), own.narrow(2, 2)};
+  kLargest(device, args);
+  slice.max(args.largest);
+  kSliceSums(device, args);
+  slice.sum(args.sums);
+  if (rows.want_grad && rows.l2wrap > 0) slice.max(args.argmax);
+  kSliceRows(device, args);
+}
 
 }  // namespace
 
@@ -26,6 +45,8 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
   const int64_t vocab = V, channels = C, M = x.value().numel() / C;
   RK_CHECK(x.shape().back() == C, "[cross_entropy] x ", x.shape(), " and weight ", weight.shape(),
            " do not fit");
+  RK_CHECK(options.slice.first + V <= kMostWords, "[cross_entropy] ", options.slice.first + V,
+           " words, at most ", kMostWords);
   RK_CHECK(targets.numel() == M, "[cross_entropy] ", targets.numel(), " targets for ", M, " rows");
   if (mask.defined())
     RK_CHECK(mask.numel() == M && mask.dtype() == sum_dtype(x.value().dtype()), "[cross_entropy] mask ",
@@ -52,8 +73,9 @@ LossOut linear_cross_entropy(const Var& x, const Var& weight, const Tensor& targ
     const Tensor part = logits.narrow(0, m);
     const Matrix w{weight.value(), channels}, h{at(rows), channels};
     product(m, vocab, channels, h, {weight.value(), channels, true}, false, {part, vocab});
-    kRows(device, {part, at(flat_targets), at(flat_mask), at(row_loss), 1.0 / count, options.l2wrap / count,
-                   want_grad});
+    run_rows(
+        {part, at(flat_targets), at(flat_mask), at(row_loss), 1.0 / count, options.l2wrap / count, want_grad},
+        options.slice);
     if (want_dx) product(m, channels, vocab, {part, vocab}, w, false, {at(dx), channels});
     if (want_dw) product(vocab, channels, m, {part, vocab, true}, h, begin > 0, {dw, channels});
   }

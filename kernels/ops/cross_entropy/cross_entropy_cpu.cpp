@@ -1,4 +1,7 @@
 // cross_entropy_cpu.cpp: three sweeps over a row of logits: largest, sum of exponentials, gradient in place.
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 #include "kernels/ops/math/vmath.h"
 
@@ -7,6 +10,14 @@ namespace {
 
 inline __attribute__((always_inline)) float log_of(float x) { return __builtin_logf(x); }
 inline __attribute__((always_inline)) double log_of(double x) { return __builtin_log(x); }
+
+template <class T>
+T largest_of(const T* __restrict y, int64_t n) {
+  T largest = y[0];
+#pragma omp simd reduction(max : largest)
+  for (int64_t i = 0; i < n; ++i) largest = y[i] > largest ? y[i] : largest;
+  return largest;
+}
 
 template <class T>
 void rows(const CrossEntropyArgs& a) {
@@ -22,9 +33,7 @@ void rows(const CrossEntropyArgs& a) {
           for (int64_t i = 0; i < V; ++i) y[i] = 0;
         continue;
       }
-      T largest = y[0];
-#pragma omp simd reduction(max : largest)
-      for (int64_t i = 0; i < V; ++i) largest = y[i] > largest ? y[i] : largest;
+      const T largest = largest_of(y, V);
       const T target_logit = y[a.targets.data<int32_t>()[row]];
       if (!a.want_grad) {
         T sum = 0;
@@ -49,6 +58,58 @@ void rows(const CrossEntropyArgs& a) {
       y[a.targets.data<int32_t>()[row]] -= scale;
       y[argmax] += mask * static_cast<T>(a.l2wrap) * largest;
     }
+  });
+}
+
+// body(row, its logits)
+template <class T, class F>
+void each_row(const Tensor& logits, F&& body) {
+  const int64_t V = logits.dim(1);
+  parallel_for(logits.device().pool(), logits.dim(0), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) body(row, logits.data<T>() + row * V);
+  });
+}
+
+template <class T>
+void slice_largest(const CrossEntropySliceArgs& a) {
+  const int64_t V = a.rows.logits.dim(1);
+  each_row<T>(a.rows.logits, [&](int64_t row, T* y) { a.largest.data<T>()[row] = largest_of(y, V); });
+}
+
+template <class T>
+void slice_sums(const CrossEntropySliceArgs& a) {
+  const int64_t m = a.rows.logits.dim(0), V = a.rows.logits.dim(1);
+  each_row<T>(a.rows.logits, [&](int64_t row, T* __restrict y) {
+    const T largest = a.largest.data<T>()[row];
+    T sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < V; ++i) sum += vexp(y[i] - largest);
+    int64_t argmax = 0;
+    while (argmax < V && y[argmax] != largest) ++argmax;
+    const int64_t target = a.rows.targets.data<int32_t>()[row] - a.first;
+    a.sums.data<T>()[row] = sum;
+    a.sums.data<T>()[m + row] = target >= 0 && target < V ? y[target] : T(0);
+    a.argmax.data<T>()[row] = argmax < V ? -static_cast<T>(a.first + argmax) : -static_cast<T>(INFINITY);
+  });
+}
+
+template <class T>
+void slice_rows(const CrossEntropySliceArgs& a) {
+  const int64_t m = a.rows.logits.dim(0), V = a.rows.logits.dim(1);
+  each_row<T>(a.rows.logits, [&](int64_t row, T* __restrict y) {
+    const T mask = a.rows.mask.defined() ? a.rows.mask.data<T>()[row] : T(1);
+    const T largest = a.largest.data<T>()[row], sum = a.sums.data<T>()[row];
+    a.rows.row_loss.data<T>()[row] = mask == T(0) ? T(0) : log_of(sum) + largest - a.sums.data<T>()[m + row];
+    if (!a.rows.want_grad) return;
+    if (mask == T(0)) return void(std::fill_n(y, V, T(0)));
+    const T scale = mask * static_cast<T>(a.rows.scale), factor = scale / sum;
+#pragma omp simd
+    for (int64_t i = 0; i < V; ++i) y[i] = vexp(y[i] - largest) * factor;
+    const int64_t target = a.rows.targets.data<int32_t>()[row] - a.first;
+    if (target >= 0 && target < V) y[target] -= scale;
+    if (a.rows.l2wrap == 0) return;
+    const int64_t argmax = static_cast<int64_t>(-a.argmax.data<T>()[row]) - a.first;
+    if (argmax >= 0 && argmax < V) y[argmax] += mask * static_cast<T>(a.rows.l2wrap) * largest;
   });
 }
 
@@ -80,6 +141,15 @@ void scale(const ScaleGradientArgs& a) {
 
 void cross_entropy_rows(const CrossEntropyArgs& a) {
   dispatch_float(a.logits.dtype(), [&]<class T>() { rows<T>(a); });
+}
+void cross_entropy_slice_largest(const CrossEntropySliceArgs& a) {
+  dispatch_float(a.rows.logits.dtype(), [&]<class T>() { slice_largest<T>(a); });
+}
+void cross_entropy_slice_sums(const CrossEntropySliceArgs& a) {
+  dispatch_float(a.rows.logits.dtype(), [&]<class T>() { slice_sums<T>(a); });
+}
+void cross_entropy_slice_rows(const CrossEntropySliceArgs& a) {
+  dispatch_float(a.rows.logits.dtype(), [&]<class T>() { slice_rows<T>(a); });
 }
 void cross_entropy_sum(const CrossEntropySumArgs& a) {
   dispatch_float(a.loss.dtype(), [&]<class T>() { sum_rows<T>(a); });

@@ -73,6 +73,104 @@ __global__ void __launch_bounds__(kRowThreads) cross_entropy_kernel(RowsView<T> 
   });
 }
 
+// --- the same where other ranks have the rest of each row ---
+template <class T>
+struct SliceView {
+  RowsView<T> rows;
+  int64_t first, m;
+  float *largest, *argmax, *sums;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kRowThreads) slice_largest_kernel(SliceView<T> a, rk::Rows rows) {
+  rk::RowTeam team(rows);
+  team.each_row([&](int64_t row) {
+    const T* y = a.rows.logits + row * rows.N;
+    float largest = -INFINITY;
+    team.each_pack([&](int64_t i) {
+      const rk::Pack x = team.load(y, i);
+      for (int j = 0; j < rk::kPack; ++j)
+        if (i + j < rows.N && x[j] > largest) largest = x[j];
+    });
+    largest = team.max(largest);
+    if (team.is_first()) a.largest[row] = largest;
+  });
+}
+
+template <class T>
+__global__ void __launch_bounds__(kRowThreads) slice_sums_kernel(SliceView<T> a, rk::Rows rows) {
+  rk::RowTeam team(rows);
+  team.each_row([&](int64_t row) {
+    const T* y = a.rows.logits + row * rows.N;
+    const float largest = a.largest[row];
+    const int64_t target = a.rows.targets[row] - a.first;
+    float sums[2] = {0, 0}, argmax = -INFINITY;
+    team.each_pack([&](int64_t i) {
+      const rk::Pack x = team.load(y, i);
+      for (int j = 0; j < rk::kPack; ++j) {
+        if (i + j >= rows.N) break;
+        sums[0] += expf(x[j] - largest);
+        if (i + j == target) sums[1] = x[j];
+        if (x[j] == largest) argmax = fmaxf(argmax, -static_cast<float>(a.first + i + j));
+      }
+    });
+    team.add_up(sums);
+    argmax = team.max(argmax);
+    if (!team.is_first()) return;
+    a.sums[row] = sums[0];
+    a.sums[a.m + row] = sums[1];
+    a.argmax[row] = argmax;
+  });
+}
+
+template <class T>
+__global__ void __launch_bounds__(kRowThreads) slice_rows_kernel(SliceView<T> a, rk::Rows rows) {
+  const rk::RowTeam team(rows);
+  team.each_row([&](int64_t row) {
+    const float mask = a.rows.mask != nullptr ? a.rows.mask[row] : 1.0f;
+    const float largest = a.largest[row], sum = a.sums[row];
+    if (team.is_first()) a.rows.row_loss[row] = mask == 0 ? 0 : logf(sum) + largest - a.sums[a.m + row];
+    if (!a.rows.want_grad) return;
+    T* y = a.rows.logits + row * rows.N;
+    const int64_t target = a.rows.targets[row] - a.first;
+    const int64_t argmax = a.rows.l2wrap == 0 ? -1 : static_cast<int64_t>(-a.argmax[row]) - a.first;
+    const float scale = mask * a.rows.scale, factor = scale / sum, pull = mask * a.rows.l2wrap * largest;
+    team.each_pack([&](int64_t i) {
+      rk::Pack x = team.load(y, i);
+      for (int j = 0; j < rk::kPack; ++j) {
+        x[j] = mask == 0 ? 0 : expf(x[j] - largest) * factor;
+        if (i + j == target) x[j] -= scale;
+        if (i + j == argmax) x[j] += pull;
+      }
+      team.store(y, i, x);
+    });
+  });
+}
+
+template <class T>
+RowsView<T> view_of(const CrossEntropyArgs& a, bool keep) {
+  return {a.logits.data<T>(),
+          a.targets.data<int32_t>(),
+          rk::data_or_null<float>(a.mask),
+          a.row_loss.data<float>(),
+          static_cast<float>(a.scale),
+          static_cast<float>(a.l2wrap),
+          a.want_grad,
+          keep};
+}
+
+// kernel<T>: one of the three.
+template <class T>
+void launch_slice(const CrossEntropySliceArgs& a, void (*kernel)(SliceView<T>, rk::Rows)) {
+  const int64_t m = a.rows.logits.dim(0), vocab = a.rows.logits.dim(1);
+  if (m == 0) return;
+  const rk::RowsLaunch r(m, 1, vocab, rk::blocks_of_rows(m), 0, kRowThreads);
+  const SliceView<T> view{
+      view_of<T>(a.rows, false), a.first, m, a.largest.data<float>(), a.argmax.data<float>(),
+      a.sums.data<float>()};
+  rk::launch(a.rows.logits.device(), kernel, r.launch, view, r.rows);
+}
+
 // One block, in double as the CPU.
 __global__ void loss_sum_kernel(const float* row_loss, const float* mask, int64_t rows, double count,
                                 float* loss) {
@@ -108,18 +206,19 @@ void cross_entropy_rows(const CrossEntropyArgs& a) {
     const size_t row_bytes = static_cast<size_t>(vocab) * sizeof(T);
     const bool keep = a.want_grad && row_bytes <= kRowBytes;
     if (keep) r.launch.smem += row_bytes;
-    const RowsView<T> view{a.logits.data<T>(),
-                           a.targets.data<int32_t>(),
-                           rk::data_or_null<float>(a.mask),
-                           a.row_loss.data<float>(),
-                           static_cast<float>(a.scale),
-                           static_cast<float>(a.l2wrap),
-                           a.want_grad,
-                           keep};
-    rk::launch(a.logits.device(), cross_entropy_kernel<T>, r.launch, view, r.rows);
+    rk::launch(a.logits.device(), cross_entropy_kernel<T>, r.launch, view_of<T>(a, keep), r.rows);
   });
 }
 
+void cross_entropy_slice_largest(const CrossEntropySliceArgs& a) {
+  dispatch_gpu_float(a.rows.logits.dtype(), [&]<class T>() { launch_slice<T>(a, slice_largest_kernel<T>); });
+}
+void cross_entropy_slice_sums(const CrossEntropySliceArgs& a) {
+  dispatch_gpu_float(a.rows.logits.dtype(), [&]<class T>() { launch_slice<T>(a, slice_sums_kernel<T>); });
+}
+void cross_entropy_slice_rows(const CrossEntropySliceArgs& a) {
+  dispatch_gpu_float(a.rows.logits.dtype(), [&]<class T>() { launch_slice<T>(a, slice_rows_kernel<T>); });
+}
 void cross_entropy_sum(const CrossEntropySumArgs& a) {
   rk::launch(a.loss.device(), loss_sum_kernel,
              {dim3(1), dim3(kThreads), rk::SharedLayout<double[kThreads]>::kBytes}, a.row_loss.data<float>(),

@@ -7,9 +7,12 @@ namespace rookery::RK_BACKEND {
 namespace {
 
 template <class T>
-__global__ void gather_kernel(const int32_t* ids, const T* table, T* y, int64_t tokens, int64_t C) {
+__global__ void gather_kernel(const int32_t* ids, const T* table, T* y, int64_t tokens, int64_t C,
+                              int64_t first, int64_t vocab) {
   const auto [row, i] = rk::row_pack(C);
-  if (row < tokens) rk::store_pack(y + row * C, i, C, rk::load_pack(table + ids[row] * C, i, C));
+  if (row >= tokens) return;
+  const int64_t v = ids[row] - first;
+  rk::store_pack(y + row * C, i, C, v >= 0 && v < vocab ? rk::load_pack(table + v * C, i, C) : rk::Pack{});
 }
 
 // order[place] = token; the place of a token is the number of those with a lower id, or the same and before
@@ -33,9 +36,11 @@ __global__ void sort_kernel(const int32_t* ids, int32_t* order, int64_t tokens) 
 // A block per place: that of the first token with its id adds up the rows of all of them.
 template <class T>
 __global__ void add_rows_kernel(const int32_t* ids, const int32_t* order, const T* dy, rk::GradOut dtable,
-                                int64_t tokens, int64_t C) {
+                                int64_t tokens, int64_t C, int64_t first, int64_t vocab) {
   const int64_t begin = blockIdx.x;
   const int32_t id = ids[order[begin]];
+  const int64_t v = id - first;
+  if (v < 0 || v >= vocab) return;
   if (begin > 0 && ids[order[begin - 1]] == id) return;
   const int64_t i = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * rk::kPack;
   if (i >= C) return;
@@ -47,7 +52,7 @@ __global__ void add_rows_kernel(const int32_t* ids, const int32_t* order, const 
     const rk::Pack d = rk::load_pack(dy + order[place] * C, i, C);
     for (int j = 0; j < rk::kPack; ++j) sum[j] += d[j];
   }
-  dtable.store(id * C + i, (id + 1) * C, sum);
+  dtable.store(v * C + i, (v + 1) * C, sum);
 }
 
 }  // namespace
@@ -56,7 +61,7 @@ void embedding_forward(const EmbeddingArgs& a) {
   const int64_t C = a.table.dim(1), tokens = a.ids.numel();
   dispatch_gpu_float(a.y.dtype(), [&]<class T>() {
     rk::launch(a.y.device(), gather_kernel<T>, rk::row_pack_launch(tokens, C), a.ids.data<int32_t>(),
-               a.table.data<T>(), a.y.data<T>(), tokens, C);
+               a.table.data<T>(), a.y.data<T>(), tokens, C, a.first, a.table.dim(0));
   });
 }
 
@@ -75,7 +80,7 @@ void embedding_backward(const EmbeddingGrad& a) {
   dispatch_gpu_float(a.dy.dtype(), [&]<class T>() {
     rk::launch(device, add_rows_kernel<T>,
                {dim3(static_cast<unsigned>(tokens), columns.grid.x), columns.block}, ids, order,
-               a.dy.data<T>(), rk::grad_out(a.dtable), tokens, C);
+               a.dy.data<T>(), rk::grad_out(a.dtable), tokens, C, a.first, a.dtable.tensor.dim(0));
   });
 }
 

@@ -106,6 +106,27 @@ OpCase cross_entropy() {
   return c;
 }
 
+// Another rank's logits are emulated by what it would add to sums and the bound of its largest.
+OpCase cross_entropy_slice() {
+  OpCase c = make_case("cross entropy of a slice", {{"x", {5, 4}}, {"weight", {300, 4}}}, [](const In& in) {
+    const auto change = [](const Tensor& t, const std::function<double(double)>& to) {
+      Values values = to_doubles(t);
+      for (double& v : values) v = to(v);
+      copy(tensor_from(std::span<const double>(values), t.shape(), t.dtype(), t.device()), t);
+    };
+    const ops::VocabSlice slice{
+        20, [=](const Tensor& t) { change(t, [](double v) { return std::max(v, 0.5); }); },
+        [=](const Tensor& t) { change(t, [](double v) { return v + 1; }); }};
+    const ops::LossOut out = ops::linear_cross_entropy(in["x"], in["weight"], in["targets"].value(),
+                                                       in["mask"].value(), {4, 1e-2, 0, slice});
+    return Vars{out.loss, out.row_loss};
+  });
+  c.integers("targets", {5}, DType::kI32, {0, 319, 27, 28, 320});
+  c.constant("mask", {5}, {1, 1, 0, 0.5, 1});
+  c.keep_f32("mask");
+  return c;
+}
+
 OpCase embedding() {
   constexpr int64_t kTokens = 300;
   OpCase c = make_case("embedding", {{"table", {7, 3}}},
@@ -324,9 +345,9 @@ std::vector<KernelCase> head_cases(DType dtype, int64_t head) {
 
 std::vector<KernelCase> kernel_cases(DType dtype, int64_t head) {
   std::vector<KernelCase> cases = {elementwise(dtype), adamw(dtype)};
-  for (OpCase c :
-       {activations(), attention(head), attention_in_parts(4), cross_entropy(), embedding(), goose(),
-        linear(), norms(), rope(), token_shift(), norm_shift(), wkv5(head), wkv6(head), wkv7(head)})
+  for (OpCase c : {activations(), attention(head), attention_in_parts(4), cross_entropy(),
+                   cross_entropy_slice(), embedding(), goose(), linear(), norms(), rope(), token_shift(),
+                   norm_shift(), wkv5(head), wkv6(head), wkv7(head)})
     cases.push_back({c.name(), c.on_emul(dtype)});
   // Has kernels of its own for bf16, by tiles of 64 tokens which are copied in the background.
   cases.push_back({"attention in bf16", attention(8, 70).on_emul(DType::kBF16)});
