@@ -13,6 +13,7 @@
 #include "kernels/ops/attention/attention.h"
 #include "kernels/ops/cross_entropy/cross_entropy.h"
 #include "kernels/ops/embedding/embedding.h"
+#include "kernels/ops/gold/gold.h"
 #include "kernels/ops/goose/goose.h"
 #include "kernels/ops/matmul/matmul.h"
 #include "kernels/ops/norm/norm.h"
@@ -137,6 +138,12 @@ OpCase embedding() {
   return c;
 }
 
+// The norm of f32 among bf16.
+OpCase gold() {
+  return make_case("gold", {{"x0", {1, 3, kWide}}, {"c", {1, 3, 4}}, {"w", {kWide, kWide + 4}}},
+                   [](const In& in) { return Vars{ops::gold_keys(in["x0"], in["c"], in["w"])}; });
+}
+
 OpCase goose() {
   const Shape rows{1, 3, kWide}, row{kWide};
   return make_case("goose",
@@ -174,8 +181,11 @@ OpCase norms() {
 }
 
 OpCase rope() {
-  return make_case("rope", {{"x", {2, 5, 3, 6}}},
-                   [](const In& in) { return Vars{ops::rope(in["x"], RopeOptions{})}; });
+  return make_case("rope", {{"x", {2, 5, 3, 6}}}, [](const In& in) {
+    RopeOptions adjacent;
+    adjacent.pairs = RopePairs::kAdjacent;
+    return Vars{ops::rope(in["x"], RopeOptions{}), ops::rope(in["x"], adjacent)};
+  });
 }
 
 OpCase token_shift() {
@@ -277,12 +287,17 @@ KernelCase elementwise(DType dtype) {
     const Values numbers = {1, -2, 3, 4, 0.5, 6, 7, 8, 9, 10, 11};
     const Shape shape{11};
     const Tensor from = tensor_from(std::span<const double>(numbers), shape, dtype, device);
-    const Tensor to = empty(shape, DType::kF32, device), sum = empty(shape, DType::kF32, device);
-    emul::convert({from, to});
-    emul::sum({to, from, sum});
-    bool right = to_doubles(to) == numbers;
-    for (size_t i = 0; i < numbers.size(); ++i) right = right && to_doubles(sum)[i] == 2 * numbers[i];
-    return std::pair(right, std::vector{to, sum});
+    std::vector<Tensor> all;
+    bool right = true;
+    for (const DType to_dtype : {DType::kF32, DType::kBF16}) {
+      const Tensor to = empty(shape, to_dtype, device), sum = empty(shape, to_dtype, device);
+      emul::convert({from, to});
+      emul::sum({to, to_dtype == DType::kF32 ? from : to, sum});
+      right = right && to_doubles(to) == numbers;
+      for (size_t i = 0; i < numbers.size(); ++i) right = right && to_doubles(sum)[i] == 2 * numbers[i];
+      all.insert(all.end(), {to, sum});
+    }
+    return std::pair(right, all);
   });
 }
 
@@ -346,8 +361,8 @@ std::vector<KernelCase> head_cases(DType dtype, int64_t head) {
 std::vector<KernelCase> kernel_cases(DType dtype, int64_t head) {
   std::vector<KernelCase> cases = {elementwise(dtype), adamw(dtype)};
   for (OpCase c : {activations(), attention(head), attention_in_parts(4), cross_entropy(),
-                   cross_entropy_slice(), embedding(), goose(), linear(), norms(), rope(), token_shift(),
-                   norm_shift(), wkv5(head), wkv6(head), wkv7(head)})
+                   cross_entropy_slice(), embedding(), gold(), goose(), linear(), norms(), rope(),
+                   token_shift(), norm_shift(), wkv5(head), wkv6(head), wkv7(head)})
     cases.push_back({c.name(), c.on_emul(dtype)});
   // Has kernels of its own for bf16, by tiles of 64 tokens which are copied in the background.
   cases.push_back({"attention in bf16", attention(8, 70).on_emul(DType::kBF16)});
