@@ -227,7 +227,7 @@ json training_in(const fs::path& folder, const std::vector<Stage>& stages) {
     };
     const auto curve = losses("bf16"), fp32 = losses("fp32"), seed = losses("seed");
     const double difference = distance(curve, fp32), noise = distance(fp32, seed);
-    auto last = [](const auto& losses) { return losses.empty() ? NAN : losses.rbegin()->second; };
+    auto last = [](const auto& all) { return all.empty() ? NAN : all.rbegin()->second; };
     list.push_back({{"model", model},
                     {"bf16_loss", known(last(curve))},
                     {"fp32_loss", known(last(fp32))},

@@ -5,6 +5,7 @@
 
 #include "trainer/cli/commands.h"
 #include "trainer/config/scalar.h"
+#include "trainer/loop/device.h"
 #include "trainer/loop/human.h"
 #include "trainer/loop/session.h"
 #include "trainer/models/registry.h"
