@@ -15,7 +15,7 @@ struct Size {
 };
 
 TEST(Gold, Keys) {
-  for (const Size& s : {Size{1, 1, 3, 1}, {2, 3, 5, 1}, {1, 7, 65, 4}, {2, 5, 16, 16}}) {
+  for (const Size& s : {Size{1, 1, 2, 1}, {1, 1, 3, 1}, {2, 3, 5, 1}, {1, 7, 65, 4}, {2, 5, 16, 16}}) {
     OpCase c(str("gold_keys B", s.B, " T", s.T, " D", s.D, " R", s.R));
     c.input("x0", {s.B, s.T, s.D}, {-1, 1});
     c.input("c", {s.B, s.T, s.R}, {-1, 1});

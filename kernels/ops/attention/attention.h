@@ -61,7 +61,9 @@ struct AttentionArgs {
   int64_t key = 0;
   bool first_part = true, last_part = true;
   Tensor sums = {};
-  Tensor rest = {};  // like y, which is bf16: what rounding took from it. Undefined: nobody asks
+  // As large as y, which is bf16: 16 bits that rounding took from each element (attention_gpu.h). Undefined:
+  // nobody asks.
+  Tensor rest = {};
 };
 struct AttentionGrad {
   Tensor q, k, v;

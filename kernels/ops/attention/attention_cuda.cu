@@ -18,6 +18,7 @@ template <class T>
 T* pointer(const Tensor& t) {
   return t.defined() ? t.data<T>() : nullptr;
 }
+int16_t* rests(const Tensor& t) { return t.defined() ? reinterpret_cast<int16_t*>(t.raw()) : nullptr; }
 unsigned blocks(int64_t rows, int64_t rows_of_block) {
   return static_cast<unsigned>((rows + rows_of_block - 1) / rows_of_block);
 }
@@ -46,7 +47,7 @@ __global__ void first_kernel(int32_t* first, const uint8_t* starts, const int32_
 
 // delta = y . dy of each query and head: a thread per pack, kTeam of them per row of D channels.
 template <int kTeam, class T>
-__global__ void delta_kernel(float* delta, Sizes n, const T* y, const T* rest, const T* dy) {
+__global__ void delta_kernel(float* delta, Sizes n, const T* y, const int16_t* rest, const T* dy) {
   const int64_t thread = int64_t{blockIdx.x} * kThreads + threadIdx.x, row = thread / kTeam;
   const int64_t i = thread % kTeam * rk::kPack, rows = n.B * n.tokens * n.Hq;
   float sum = 0;
@@ -56,7 +57,7 @@ __global__ void delta_kernel(float* delta, Sizes n, const T* y, const T* rest, c
     if (rest) {
       const rk::Pack more = rk::load_pack(rest + row * n.D, i, n.D);
 #pragma unroll
-      for (int j = 0; j < rk::kPack; ++j) value[j] += more[j];
+      for (int j = 0; j < rk::kPack; ++j) value[j] = with_rest(value[j], more[j]);
     }
 #pragma unroll
     for (int j = 0; j < rk::kPack; ++j) sum += value[j] * slope[j];
@@ -91,7 +92,7 @@ Forward<T> forward_of(const AttentionArgs& a) {
           pointer<int32_t>(a.first),
           static_cast<float>(a.scale),
           pointer<T>(a.y),
-          pointer<T>(a.rest),
+          rests(a.rest),
           pointer<float>(a.top),
           pointer<float>(a.weight),
           pointer<float>(a.sums),
@@ -153,7 +154,7 @@ void attention_backward(const AttentionGrad& a) {
     dispatch_head<32>(n.D, [&]<int P>() {
       constexpr int kTeam = P / rk::kPack;
       rk::launch(device, delta_kernel<kTeam, T>, {blocks(rows * kTeam, kThreads), kThreads},
-                 pointer<float>(a.delta), n, pointer<T>(a.y), pointer<T>(a.rest), pointer<T>(a.dy));
+                 pointer<float>(a.delta), n, pointer<T>(a.y), rests(a.rest), pointer<T>(a.dy));
     });
   });
   if (a.q.dtype() == DType::kBF16) {

@@ -36,13 +36,27 @@ RK_DEV void put(const rk::GradOut& out, int64_t i, float value) {
   }
 }
 
+RK_DEV uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
+RK_DEV float from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+
+// How many floats x lies above itself rounded to bf16: 16 bits that give x back. One more than they hold,
+// 2^15 (half way, rounded down to even), gives the float before x.
+RK_DEV int16_t rest_of(float x) {
+  const auto floats = static_cast<int32_t>(bits_of(x) - bits_of(float(bf16(x))));
+  return static_cast<int16_t>(floats < INT16_MAX ? floats : INT16_MAX);
+}
+RK_DEV float with_rest(float rounded, float rest) {
+  return from_bits(bits_of(rounded) + static_cast<uint32_t>(static_cast<int32_t>(rest)));
+}
+
 template <class T>
 struct Forward {
   Sizes n;
   const T *q, *k, *v;
   const int32_t* first;  // may be null
   float scale;
-  T *y, *rest;  // rest may be null
+  T* y;
+  int16_t* rest;  // of y; may be null
   float *top, *weight, *sums;
   bool first_part, last_part;
 };

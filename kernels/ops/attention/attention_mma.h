@@ -4,13 +4,15 @@
 // A warp owns 16 rows of a product, or 32, and all its columns, so that its sums are, pair by pair, the left
 // operand of the next product (docs/emulation.md, fragments). A block of four warps owns a tile of rows and
 // goes over tiles of 64 rows on the other side, one ahead of the arithmetic: queries over keys for y and for
-// dq = ds k, keys over queries for dv = p^T dy and dk = ds^T q. Seven products backward in all.
+// dq = ds k, keys over queries for dv = p^T dy and dk = ds^T q.
 //
-// Weights are 2^(c score - top) with c = scale log2(e) and a whole number `top`, rounded to bf16, and
-// `weight` is one over the sum of the rounded ones. Another top moves the exponent alone, so the backward
-// pass finds the very weights that made y: ds = scale p (dp - delta) with delta = dy . y sums up to 0 over
-// the keys, also where p is nearly 1 for one of them and dp - delta cancels. That takes y before rounding, y
-// + rest.
+// Weights are 2^(c score - top) with c = scale log2(e) and a whole number `top`, cut to 16 bits, and `weight`
+// is one over the sum of the cut ones. Another top moves the exponent alone, so the backward pass finds the
+// very weights that made y: ds = scale p (dp - delta) with delta = dy . y sums up to 0 over the keys, also
+// where p is nearly 1 for one of them and dp - delta cancels. That takes y before rounding (rest_of).
+//
+// What the keys have in common cancels in dq, and so may values in y: ds and the weights of y are multiplied
+// as sums of two bf16 numbers, p in dv as one. That makes three products forward, nine backward.
 #pragma once
 
 #include <cfloat>
@@ -97,29 +99,46 @@ RK_DEV void multiply(float (&out)[M][N][4], const uint32_t (&a)[M][P / 16][4], c
     }
 }
 
-// out += a b: [16 M, P], a of 8 N columns, b the rows from `row` on.
-template <int M, int N, int P>
-RK_DEV void add_product(float (&out)[M][P / 8][4], const uint32_t (&a)[M][N / 2][4], const MmaRow<P>* b,
-                        int row) {
+// out += a b: [16 M, P], a of 8 N columns, as the sum of kParts bf16 numbers of 8 bits each; b the rows from
+// `row` on.
+template <int kParts, int M, int N, int P>
+RK_DEV void add_product(float (&out)[M][P / 8][4], const float (&a)[M][N][4], const MmaRow<P>* b, int row) {
   const int lane = Place().lane;
 #pragma unroll
-  for (int step = 0; step < N / 2; ++step)
+  for (int step = 0; step < N / 2; ++step) {
+    uint32_t parts[kParts][M][4];
+#pragma unroll
+    for (int i = 0; i < M; ++i)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float* pair = &a[i][2 * step + e / 2][e % 2 * 2];
+        float low = pair[0], high = pair[1];
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          parts[part][i][e] = rk::pack_bf16(low, high);
+          low -= float(bf16(low));
+          high -= float(bf16(high));
+        }
+      }
 #pragma unroll
     for (int c = 0; c < P / 8; c += 2) {
       uint32_t r[4];
       rk::ldmatrix_x4_trans(r, &b[row + 16 * step + lane % 16][8 * c + lane / 16 * 8]);
       const uint32_t left[2] = {r[0], r[1]}, right[2] = {r[2], r[3]};
 #pragma unroll
-      for (int i = 0; i < M; ++i) {
-        rk::mma_bf16_16816(out[i][c], a[i][step], left, out[i][c]);
-        rk::mma_bf16_16816(out[i][c + 1], a[i][step], right, out[i][c + 1]);
-      }
+      for (int part = 0; part < kParts; ++part)
+#pragma unroll
+        for (int i = 0; i < M; ++i) {
+          rk::mma_bf16_16816(out[i][c], parts[part][i], left, out[i][c]);
+          rk::mma_bf16_16816(out[i][c + 1], parts[part][i], right, out[i][c + 1]);
+        }
     }
+  }
 }
 
-// The weight of a score before division, as the products see it.
+// The weight of a score before division: 16 bits, which two bf16 numbers hold.
 RK_DEV float weight_of(float score, float c, float top) {
-  return float(bf16(rk::fast_exp2(fmaf(score, c, -top))));
+  return from_bits(bits_of(rk::fast_exp2(fmaf(score, c, -top))) & 0xFFFFFF00);
 }
 
 // Over the four threads with the same rows.
@@ -141,19 +160,19 @@ struct Queries {
   const int32_t* first;  // may be null
   Place place;
   int own = 16 * M * place.warp;  // first row of the warp
-  int64_t b, h, g, begin;         // sequence, head, its key head, first query
-  int64_t from, to;               // the keys that the block's queries see
+  int b, h, g, begin;             // sequence, head, its key head, first query
+  int from, to;                   // the keys that the block's queries see
   // Of the warp: keys that its first query sees, and its last one. Both grow with the queries.
   int first_from, first_to, last_from, last_to;
 
   RK_DEV Queries(const Sizes& sizes, const int32_t* first_keys)
       : n(sizes),
         first(first_keys),
-        b(blockIdx.z),
-        h(blockIdx.y),
-        g(h * n.Hkv / n.Hq),
-        begin(int64_t{gridDim.x - 1 - blockIdx.x} * kRows) {
-    from = most(0, from_of(begin));
+        b(static_cast<int>(blockIdx.z)),
+        h(static_cast<int>(blockIdx.y)),
+        g(static_cast<int>(h * n.Hkv / n.Hq)),
+        begin(static_cast<int>(gridDim.x - 1 - blockIdx.x) * kRows) {
+    from = static_cast<int>(most(0, from_of(begin)));
     to = to_of(least(begin + kRows, n.tokens) - 1);
     const int64_t own_first = begin + own, own_last = own_first + 16 * M - 1;
     first_from = from_of(own_first);
@@ -165,13 +184,13 @@ struct Queries {
   // The keys [from_of(t), to_of(t)) are those that query t sees.
   RK_DEV int from_of(int64_t t) const { return first ? first[b * n.tokens + least(t, n.tokens - 1)] : 0; }
   RK_DEV int to_of(int64_t t) const { return static_cast<int>(least(n.past + t + 1, n.S)); }
-  RK_DEV bool sees_any(int64_t key) const { return key < last_to && key + kPassing > first_from; }
+  RK_DEV bool sees_any(int key) const { return key < last_to && key + kPassing > first_from; }
 
   // Of the 8 N keys from `key` on: the score of what a query does not see becomes -infinity.
   template <int N>
-  RK_DEV void mask(float (&scores)[M][N][4], int64_t key) const {
+  RK_DEV void mask(float (&scores)[M][N][4], int key) const {
     if (key >= last_from && key + 8 * N <= first_to) return;
-    const int own_key = static_cast<int>(key) + place.column;
+    const int own_key = key + place.column;
 #pragma unroll
     for (int i = 0; i < M; ++i)
 #pragma unroll
@@ -187,10 +206,10 @@ struct Queries {
 };
 
 // Scores of the next keys: moves the thread's maxima, and its sums with them, then turns the scores into
-// weights, added to `sum` and packed as left operands.
+// weights, added to `sum`.
 template <int M, int N, int C>
-RK_DEV void soften(uint32_t (&weights)[M][N / 2][4], float (&scores)[M][N][4], float (&top)[M][2],
-                   float (&sum)[M][2], float (&out)[M][C][4], float c) {
+RK_DEV void soften(float (&scores)[M][N][4], float (&top)[M][2], float (&sum)[M][2], float (&out)[M][C][4],
+                   float c) {
 #pragma unroll
   for (int i = 0; i < M; ++i)
 #pragma unroll
@@ -211,11 +230,10 @@ RK_DEV void soften(uint32_t (&weights)[M][N / 2][4], float (&scores)[M][N][4], f
         }
       }
 #pragma unroll
-      for (int j = 0; j < N; ++j) {
-        const float low = weight_of(scores[i][j][2 * half], c, top[i][half]),
-                    high = weight_of(scores[i][j][2 * half + 1], c, top[i][half]);
-        sum[i][half] += low + high;
-        weights[i][j / 2][j % 2 * 2 + half] = rk::pack_bf16(low, high);
+      for (int e = 0; e < 2 * N; ++e) {
+        float& score = scores[i][e / 2][2 * half + e % 2];
+        score = weight_of(score, c, top[i][half]);
+        sum[i][half] += score;
       }
     }
 }
@@ -233,7 +251,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) forward_mma(Forward<bf16> a, b
   const Sizes& n = a.n;
   const Queries<M> at(n, a.first);
   const float c = a.scale * kLog2E;
-  const auto load_keys = [&](int tile, int64_t key) {
+  const auto load_keys = [&](int tile, int key) {
     const int64_t head = n.k_at(at.b, 0, at.g), stride = n.Hkv * n.D;
     load_tile<P, kPassing>(k_tiles + tile * kPassing, a.k + head, stride, key, at.to, n.D, aligned);
     load_tile<P, kPassing>(v_tiles + tile * kPassing, a.v + head, stride, key, at.to, n.D, aligned);
@@ -262,15 +280,14 @@ __global__ void __launch_bounds__(kMmaThreads, 2) forward_mma(Forward<bf16> a, b
   load_left<M, P>(q, q_tile, at.own);
 
   int tile = 0;
-  for (int64_t key = at.from; key < at.to; key += kPassing, tile ^= 1) {
+  for (int key = at.from; key < at.to; key += kPassing, tile ^= 1) {
     if (key + kPassing < at.to) load_keys(tile ^ 1, key + kPassing);
     if (at.sees_any(key)) {
       float scores[M][N][4];
-      uint32_t weights[M][N / 2][4];
       multiply<M, N, P>(scores, q, k_tiles, tile * kPassing);
       at.mask(scores, key);
-      soften(weights, scores, top, sum, out, c);
-      add_product<M, N, P>(out, weights, v_tiles, tile * kPassing);
+      soften(scores, top, sum, out, c);
+      add_product<2, M, N, P>(out, scores, v_tiles, tile * kPassing);
     }
     arrive();
   }
@@ -293,9 +310,9 @@ __global__ void __launch_bounds__(kMmaThreads, 2) forward_mma(Forward<bf16> a, b
         const float value = out[i][e / 2][2 * half + e % 2];
         if (d >= n.D) continue;
         if (a.last_part) {
-          const bf16 y(value * weight);
-          a.y[to] = y;
-          if (a.rest) a.rest[to] = bf16(value * weight - float(y));
+          const float y = value / total;  // of a single key, whose weight is `total`: its value
+          a.y[to] = bf16(y);
+          if (a.rest) a.rest[to] = rest_of(y);
         } else {
           a.sums[to] = value;
         }
@@ -318,7 +335,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2) query_gradient_mma(Backward<bf
   const Sizes& n = a.n;
   const Queries<M> at(n, a.first);
   const float c = a.scale * kLog2E;
-  const auto load_keys = [&](int tile, int64_t key) {
+  const auto load_keys = [&](int tile, int key) {
     const int64_t head = n.k_at(at.b, 0, at.g), stride = n.Hkv * n.D;
     load_tile<P, kPassing>(k_tiles + tile * kPassing, a.k + head, stride, key, at.to, n.D, aligned);
     load_tile<P, kPassing>(v_tiles + tile * kPassing, a.v + head, stride, key, at.to, n.D, aligned);
@@ -344,30 +361,24 @@ __global__ void __launch_bounds__(kMmaThreads, 2) query_gradient_mma(Backward<bf
   load_left<M, P>(dy, dy_tile, at.own);
 
   int tile = 0;
-  for (int64_t key = at.from; key < at.to; key += kPassing, tile ^= 1) {
+  for (int key = at.from; key < at.to; key += kPassing, tile ^= 1) {
     if (key + kPassing < at.to) load_keys(tile ^ 1, key + kPassing);
 #pragma unroll 1
     for (int part = 0; part < kPassing && at.sees_any(key); part += 8 * N) {
       const int row = tile * kPassing + part;
-      float p[M][N][4], dp[M][N][4];
-      uint32_t ds[M][N / 2][4];
-      multiply<M, N, P>(p, q, k_tiles, row);
+      float s[M][N][4], dp[M][N][4];
+      multiply<M, N, P>(s, q, k_tiles, row);
       multiply<M, N, P>(dp, dy, v_tiles, row);
-      at.mask(p, key + part);
+      at.mask(s, key + part);
 #pragma unroll
       for (int i = 0; i < M; ++i)
 #pragma unroll
-        for (int j = 0; j < N; ++j)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float x[2];
-#pragma unroll
-            for (int e = 0; e < 2; ++e)
-              x[e] = weight_of(p[i][j][2 * half + e], c, top[i][half]) * weight[i][half] *
-                     (dp[i][j][2 * half + e] - delta[i][half]);
-            ds[i][j / 2][j % 2 * 2 + half] = rk::pack_bf16(x[0], x[1]);
-          }
-      add_product<M, N, P>(dq, ds, k_tiles, row);
+        for (int e = 0; e < 4 * N; ++e) {
+          const int half = e % 4 / 2;
+          s[i][e / 4][e % 4] = weight_of(s[i][e / 4][e % 4], c, top[i][half]) * weight[i][half] *
+                               (dp[i][e / 4][e % 4] - delta[i][half]);
+        }
+      add_product<2, M, N, P>(dq, s, k_tiles, row);
     }
     arrive();
   }
@@ -447,29 +458,21 @@ __global__ void __launch_bounds__(kMmaThreads, 2) key_gradient_mma(Backward<bf16
     for (int part = 0; part < kPassing; part += 8 * N) {
       if (n.past + t0 + part + 8 * N <= s0) continue;  // all keys of the warp come later
       const bool all_see_all = n.past + t0 + part >= s0 + 15 && first[buffer][part + 8 * N - 1] <= s0;
-      float s[1][N][4], dp[1][N][4];
-      uint32_t p[1][N / 2][4], ds[1][N / 2][4];
-      multiply<1, N, P>(s, k, q_tiles, buffer * kPassing + part);
-      multiply<1, N, P>(dp, v, dy_tiles, buffer * kPassing + part);
+      float p[1][N][4], ds[1][N][4];  // scores and dp at first
+      multiply<1, N, P>(p, k, q_tiles, buffer * kPassing + part);
+      multiply<1, N, P>(ds, v, dy_tiles, buffer * kPassing + part);
 #pragma unroll
-      for (int j = 0; j < N; ++j)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float weights[2], slopes[2];
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int query = part + 8 * j + place.column + e;
-            const int64_t key = s0 + 8 * half + place.row;
-            const bool seen = all_see_all || (key <= n.past + t0 + query && key >= first[buffer][query]);
-            const float score = seen ? s[0][j][2 * half + e] : -INFINITY;
-            weights[e] = weight_of(score, c, of_query[buffer][0][query]) * of_query[buffer][1][query];
-            slopes[e] = weights[e] * (dp[0][j][2 * half + e] - of_query[buffer][2][query]);
-          }
-          p[0][j / 2][j % 2 * 2 + half] = rk::pack_bf16(weights[0], weights[1]);
-          ds[0][j / 2][j % 2 * 2 + half] = rk::pack_bf16(slopes[0], slopes[1]);
-        }
-      add_product<1, N, P>(dv, p, dy_tiles, buffer * kPassing + part);
-      add_product<1, N, P>(dk, ds, q_tiles, buffer * kPassing + part);
+      for (int e = 0; e < 4 * N; ++e) {
+        const int query = part + e / 4 * 8 + place.column + e % 2;
+        const int64_t key = s0 + e % 4 / 2 * 8 + place.row;
+        const bool seen = all_see_all || (key <= n.past + t0 + query && key >= first[buffer][query]);
+        float &weight = p[0][e / 4][e % 4], &slope = ds[0][e / 4][e % 4];
+        weight =
+            weight_of(seen ? weight : -INFINITY, c, of_query[buffer][0][query]) * of_query[buffer][1][query];
+        slope = weight * (slope - of_query[buffer][2][query]);
+      }
+      add_product<1, 1, N, P>(dv, p, dy_tiles, buffer * kPassing + part);
+      add_product<2, 1, N, P>(dk, ds, q_tiles, buffer * kPassing + part);
     }
     arrive();
   }

@@ -34,20 +34,25 @@ Var gold_keys(const Var& x0, const Var& c, const Var& w) {
   return record("gold_keys", {x0, c, w}, keys,
                 [x0 = x0.value(), c = c.value(), w = w.value(), z, rstd, M, D = D, R, K](const Tensor& dkeys,
                                                                                          Grads& g) {
-                  const Tensor dz = empty_like(x0);
-                  kNormBackward(z.device(), {z, {}, rstd, dkeys, {dz}, {}, {}, kEps, RmsEps::kOutside});
-                  if (g.wants(0)) {
-                    const GradTarget dx0 = g.into(0);
-                    product(M, D, D, {dz, D}, {w, K}, dx0.accumulate, {dx0.tensor, D});
-                  }
-                  if (g.wants(1)) {
-                    const GradTarget dc = g.into(1);
-                    product(M, R, D, {dz, D}, {w, K, false, D}, dc.accumulate, {dc.tensor, R});
-                  }
+                  // As for z, also in bf16: with what rounding takes from dz, multiplied first, so that each
+                  // sum is rounded once.
+                  RmsNormGrad norm{z, {}, rstd, dkeys, {empty_like(x0)}, {}, {}, kEps, RmsEps::kOutside};
+                  std::vector<Tensor> dz{norm.dx.tensor};
+                  if (x0.dtype() == DType::kBF16) dz.insert(dz.begin(), norm.rest = empty_like(x0));
+                  kNormBackward(z.device(), norm);
+                  // to [.., n], from `offset` on, (+)= dz b, or dz^T b.
+                  const auto multiply = [&](int64_t m, int64_t n, int64_t k, bool transposed, const Matrix& b,
+                                            const GradTarget& to, int64_t ld, int64_t offset) {
+                    for (const Tensor& part : dz)
+                      product(m, n, k, {part, D, transposed}, b, to.accumulate || &part != &dz[0],
+                              {to.tensor, ld, false, offset});
+                  };
+                  if (g.wants(0)) multiply(M, D, D, false, {w, K}, g.into(0), D, 0);
+                  if (g.wants(1)) multiply(M, R, D, false, {w, K, false, D}, g.into(1), R, 0);
                   if (g.wants(2)) {
                     const GradTarget dw = g.into(2);
-                    product(D, D, M, {dz, D, true}, {x0, D}, dw.accumulate, {dw.tensor, K});
-                    product(D, R, M, {dz, D, true}, {c, R}, dw.accumulate, {dw.tensor, K, false, D});
+                    multiply(D, D, M, true, {x0, D}, dw, K, 0);
+                    multiply(D, R, M, true, {c, R}, dw, K, D);
                   }
                 });
 }

@@ -32,6 +32,7 @@ struct RmsNormGrad {
   Tensor partial;         // undefined without dgamma
   double eps;
   RmsEps where;
+  Tensor rest = {};  // of dx in bf16, written anew: what rounding takes from it. Undefined: nobody asks
 };
 RK_BACKENDS_GPU(void rms_norm_forward(const RmsNormArgs&))
 RK_BACKENDS_GPU(void rms_norm_backward(const RmsNormGrad&))

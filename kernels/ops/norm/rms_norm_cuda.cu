@@ -38,10 +38,10 @@ __global__ void rms_norm_forward_kernel(const X* x, const T* gamma, T* y, float*
   });
 }
 
-// As rms_norm_cpu.cpp: dx = r q - x d with q = dy gamma. partial may be null.
+// As rms_norm_cpu.cpp: dx = r q - x d with q = dy gamma. rest and partial may be null.
 template <class X, class T>
 __global__ void rms_norm_backward_kernel(const X* x, const T* gamma, const float* rstds, const T* dy,
-                                         rk::GradOut dx, float* partial, rk::Rows rows, float eps,
+                                         rk::GradOut dx, bf16* rest, float* partial, rk::Rows rows, float eps,
                                          bool inside) {
   rk::RowTeam team(rows);
   if (partial != nullptr) team.clear_columns(1);
@@ -69,6 +69,9 @@ __global__ void rms_norm_backward_kernel(const X* x, const T* gamma, const float
       rk::Pack q = weighted(team, dy + at, gamma, i);
       for (int j = 0; j < rk::kPack; ++j) q[j] = rstd * q[j] - v[j] * d;
       team.store(dx, at, i, q);
+      if (rest == nullptr) return;
+      for (int j = 0; j < rk::kPack; ++j) q[j] -= float(bf16(q[j]));
+      team.store(rest + at, i, q);
     });
   });
   if (partial != nullptr) team.write_columns(1, partial);
@@ -105,8 +108,8 @@ void rms_norm_backward(const RmsNormGrad& a) {
     const rk::RowsLaunch r(M, 1, C, sums ? a.partial.dim(0) : rk::blocks_of_rows(M), sums ? 1 : 0);
     rk::launch(a.x.device(), rms_norm_backward_kernel<X, T>, r.launch, a.x.data<X>(),
                rk::data_or_null<T>(a.gamma), a.rstd.data<float>(), a.dy.data<T>(), rk::grad_out(a.dx),
-               sums ? a.partial.data<float>() : nullptr, r.rows, static_cast<float>(a.eps),
-               a.where == RmsEps::kInside);
+               a.rest.defined() ? a.rest.data<bf16>() : nullptr, sums ? a.partial.data<float>() : nullptr,
+               r.rows, static_cast<float>(a.eps), a.where == RmsEps::kInside);
   });
   if (sums) rk::add_parts(a.partial, 0, a.dgamma);
 }
