@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "data/tokenizer/tokenizer.h"
+#include "parallel/comm/world.h"
 #include "trainer/cli/commands.h"
 #include "trainer/cli/version.h"
 #include "trainer/loop/device.h"
@@ -96,7 +97,8 @@ int run(const Arguments& a) {
   if (files.empty())
     fail(ExitCode::kUsage, "CLI-04",
          "rookery train: no configuration file. Example: rookery train configs/quickstart.yaml");
-  config::LoadedRun loaded = config::load_run(files, a.overrides());
+  const Launch launch = read_launch();
+  config::LoadedRun loaded = config::load_run(files, a.overrides(), launch.size);
   if (a.flag("dry-run")) {
     dry_run(loaded);
     return 0;
@@ -120,11 +122,24 @@ int run(const Arguments& a) {
   for (const auto& word : a.positional()) options.command_line.push_back(word);
   for (const auto& word : a.overrides()) options.command_line.push_back(word);
   options.versions = component_versions();
+  World::Options ranks = World::from_environment();
+  for (const auto& [name, version] : options.versions) ranks.version += str(name, " ", version, "\n");
+  ranks.fingerprint = config::fingerprint(loaded.config);
+  World world(ranks, launch);
+  if (loaded.config.threads == 0 && world.local_size() > 1)
+    loaded.config.threads = std::max(1, loop::this_machine().cores / world.local_size());
+  options.on_phase = [&](std::string_view phase) { world.watch()->set_phase(phase); };
   loop::Console::Style style = loop::Console::detect();
   style.color = a.color(2);
-  loop::Console console(style);
-  loop::Trainer trainer(std::move(loaded), options, console);
-  return static_cast<int>(trainer.run());
+  style.quiet = world.rank() > 0;
+  ExitCode code = ExitCode::kOk;
+  world.run([&] {
+    loop::Console console(style);
+    const Mesh mesh(loaded.config.mesh.degrees(world.size()), world.communicator());
+    loop::Trainer trainer(std::move(loaded), options, console, mesh);
+    code = trainer.run();
+  });
+  return static_cast<int>(code);
 }
 
 }  // namespace
