@@ -61,8 +61,7 @@ class MeshCheckpoint : public testing::Test {
         session.model->parameters.initialize(
             7, [&](const Parameter& p, const Tensor& values) { session.store->assign(p, values); });
         session.store->publish();
-        for (int i = 0; i < 2; ++i)
-          train.run(loop::read_step(*loader, session.config, mesh, 12 * i), 3e-4);
+        for (int i = 0; i < 2; ++i) train.run(loop::read_step(*loader, session.config, mesh, 12 * i), 3e-4);
       }
       state.step = step;
       loop::RunFolder target(to, hear, comm);

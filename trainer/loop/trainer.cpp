@@ -124,7 +124,8 @@ ExitCode Trainer::run() {
     m.optim_s = report.work.optim_s;
     m.memory_bytes = memory_bytes();
     m.memory_total_bytes = total_memory_;
-    m.phases = spread({waited, m.forward_s, m.backward_s, report.work.wait_s, m.optim_s});
+    const double worked = m.forward_s + m.backward_s + report.work.wait_s + m.optim_s;
+    m.phases = spread({step_s - worked, m.forward_s, m.backward_s, report.work.wait_s, m.optim_s});
     log_->step(m);
     if (state_.step - first_step == 1 && session_.mesh->world().size() == 1) explain_memory();
     if (!report.applied) {
