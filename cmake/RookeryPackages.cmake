@@ -133,6 +133,22 @@ if(ROOKERY_MPI STREQUAL "ON" OR (ROOKERY_MPI STREQUAL "AUTO" AND NOT ROOKERY_SAN
 endif()
 rookery_note("MPI" "${mpi_state}")
 
+# The header is all that is linked: the library is loaded when it is used.
+set(ROOKERY_HAVE_NCCL OFF)
+set(nccl_state "off: training has one GPU")
+if(ROOKERY_HAVE_CUDA AND NOT ROOKERY_NCCL STREQUAL "OFF")
+  find_path(ROOKERY_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  if(ROOKERY_NCCL_INCLUDE)
+    set(ROOKERY_HAVE_NCCL ON)
+    file(STRINGS ${ROOKERY_NCCL_INCLUDE}/nccl.h nccl_lines REGEX "#define NCCL_(MAJOR|MINOR) ")
+    string(REGEX REPLACE "[^0-9]*([0-9]+)[^0-9]*([0-9]+).*" "\\1.\\2" nccl_state "${nccl_lines}")
+  endif()
+endif()
+if(ROOKERY_NCCL STREQUAL "ON" AND NOT ROOKERY_HAVE_NCCL)
+  message(FATAL_ERROR "ROOKERY_NCCL=ON: found no CUDA toolkit with nccl.h, expected both. Install NCCL beside the toolkit, or use ROOKERY_NCCL=AUTO")
+endif()
+rookery_note("NCCL" "${nccl_state}")
+
 if(ROOKERY_EMUL AND ROOKERY_SANITIZE MATCHES "thread")
   # Its runtime cannot follow fibers, and the emulator has its hooks for itself (kernels/emul/hooks.cpp).
   set(ROOKERY_EMUL OFF)

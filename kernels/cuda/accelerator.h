@@ -9,10 +9,11 @@
 #include "kernels/cuda/blas_lt.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/staging.h"
+#include "kernels/tensor/side_stream.h"
 
 namespace rookery::cuda {
 
-class GpuAccelerator : public Accelerator {
+class GpuAccelerator : public Accelerator, public SideStream {
  public:
   GpuAccelerator(const DeviceOptions& options, std::string name);
   ~GpuAccelerator() override;
@@ -34,6 +35,8 @@ class GpuAccelerator : public Accelerator {
   void sum(const Tensor& a, const Tensor& b, const Tensor& out) override;
   std::unique_ptr<Replay> capture(const std::function<void()>& work) override;
   std::unique_ptr<Mark> mark() override;
+  std::unique_ptr<Point> aside(const std::function<void()>& work) override;
+  void join(const Point& point) override;
   void begin_range(const std::string& name) override;
   void end_range() override;
 
@@ -47,7 +50,8 @@ class GpuAccelerator : public Accelerator {
   std::string name_;
   bool capturing_ = false;
   std::vector<std::byte*> freed_in_capture_;
-  std::optional<Stream> stream_;  // made once the GPU is chosen
+  std::optional<Stream> stream_, side_;  // made once the GPU is chosen
+  const Stream* current_ = nullptr;      // that of the two which takes the work
   std::optional<Staging> staging_;
   std::optional<BlasLt> blas_;
 };

@@ -55,18 +55,38 @@ class TimingMark : public Mark {
   Event event_{Event::Kind::kTiming};
 };
 
+// As nvidia-smi writes it: "GPU-6b8f..".
+std::string uuid_text(const cudaUUID_t& uuid) {
+  std::string text = "GPU-";
+  for (int i = 0; i < 16; ++i) {
+    const auto byte = static_cast<unsigned char>(uuid.bytes[i]);
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += "0123456789abcdef"[byte >> 4];
+    text += "0123456789abcdef"[byte & 15];
+  }
+  return text;
+}
+
+struct SidePoint : SideStream::Point {
+  explicit SidePoint(const Stream& stream) { stream.record(event); }
+  Event event;
+};
+
 }  // namespace
 
 GpuAccelerator::GpuAccelerator(const DeviceOptions& options, std::string name)
     : index_(options.index), name_(std::move(name)) {
   use();
   stream_.emplace();
+  side_.emplace();
+  current_ = &*stream_;
   staging_.emplace();
   blas_.emplace(*stream_, name_, options.deterministic, options.cache);
 }
 
 GpuAccelerator::~GpuAccelerator() {
   cudaSetDevice(index_);
+  cudaStreamSynchronize(side_->native());
   cudaStreamSynchronize(stream_->native());
 }
 
@@ -75,7 +95,7 @@ void GpuAccelerator::use() const { RK_CUDA(cudaSetDevice(index_)); }
 std::string GpuAccelerator::name() const { return name_; }
 void* GpuAccelerator::stream() const {
   use();  // whoever asks is about to call CUDA with it
-  return stream_->native();
+  return current_->native();
 }
 void GpuAccelerator::synchronize() {
   use();
@@ -111,7 +131,7 @@ Accelerator::Memory GpuAccelerator::memory() const {
 void GpuAccelerator::upload(const void* host, std::byte* to, size_t bytes) {
   RK_CHECK(!capturing_, "[capture] the host's memory may be another when the graph runs");
   use();
-  staging_->upload(host, to, bytes, *stream_);
+  staging_->upload(host, to, bytes, *current_);
 }
 
 void GpuAccelerator::download(const std::byte* from, void* host, size_t bytes) {
@@ -129,19 +149,19 @@ std::unique_ptr<Pending> GpuAccelerator::begin_download(const std::byte* from, s
 
 void GpuAccelerator::copy(const std::byte* from, std::byte* to, size_t bytes) {
   use();
-  RK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_->native()));
+  RK_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, current_->native()));
 }
 
 void GpuAccelerator::copy_rows(const std::byte* from, size_t from_pitch, std::byte* to, size_t to_pitch,
                                size_t bytes, size_t rows) {
   use();
   RK_CUDA(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, bytes, rows, cudaMemcpyDeviceToDevice,
-                            stream_->native()));
+                            current_->native()));
 }
 
 void GpuAccelerator::fill(std::byte* to, unsigned char value, size_t bytes) {
   use();
-  RK_CUDA(cudaMemsetAsync(to, value, bytes, stream_->native()));
+  RK_CUDA(cudaMemsetAsync(to, value, bytes, current_->native()));
 }
 
 void GpuAccelerator::convert(const Tensor& from, const Tensor& to) { cuda::convert({from, to}); }
@@ -173,7 +193,29 @@ std::unique_ptr<Replay> GpuAccelerator::capture(const std::function<void()>& wor
 
 std::unique_ptr<Mark> GpuAccelerator::mark() {
   use();
-  return std::make_unique<TimingMark>(*stream_);
+  return std::make_unique<TimingMark>(*current_);
+}
+
+std::unique_ptr<SideStream::Point> GpuAccelerator::aside(const std::function<void()>& work) {
+  RK_CHECK(current_ == &*stream_, "[aside] inside itself");
+  use();
+  const Event asked;
+  stream_->record(asked);
+  side_->wait(asked);
+  current_ = &*side_;
+  try {
+    work();
+  } catch (...) {
+    current_ = &*stream_;
+    throw;
+  }
+  current_ = &*stream_;
+  return std::make_unique<SidePoint>(*side_);
+}
+
+void GpuAccelerator::join(const Point& point) {
+  use();
+  stream_->wait(static_cast<const SidePoint&>(point).event);
 }
 
 void GpuAccelerator::begin_range(const std::string& name) { nvtxRangePushA(name.c_str()); }
@@ -196,43 +238,44 @@ Runtime inspect() {
       if (works(cudaGetDeviceProperties(&p, i)) &&
           works(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, i)) &&
           works(cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, i)))
-        r.gpus.push_back({i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount,
-                          1e3 * static_cast<double>(kilohertz),
-                          mode == cudaComputeModeDefault      ? ComputeMode::kDefault
-                          : mode == cudaComputeModeProhibited ? ComputeMode::kProhibited
-                                                              : ComputeMode::kExclusive,
-                          ""});
+        r.gpus.push_back({
+          i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount,
+              1e3 * static_cast<double>(kilohertz),
+              mode == cudaComputeModeDefault      ? ComputeMode::kDefault
+              : mode == cudaComputeModeProhibited ? ComputeMode::kProhibited
+                                                  : ComputeMode::kExclusive,
+                              }
     }
+    cudaGetLastError();  // a failed call must not show at the next kernel
+    diagnose(r);
+    return r;
   }
-  cudaGetLastError();  // a failed call must not show at the next kernel
-  diagnose(r);
-  return r;
-}
 
-Trial try_gpu(int index) {
-  Trial trial;
-  size_t total = 0;
-  cudaError_t error = cudaSetDevice(index);
-  if (error == cudaSuccess) error = cudaMemGetInfo(&trial.free_bytes, &total);
-  trial.out_of_memory = error == cudaErrorMemoryAllocation;
-  if (error != cudaSuccess) trial.refusal = str(cudaGetErrorName(error), ", ", cudaGetErrorString(error));
-  cudaGetLastError();  // as above
-  return trial;
-}
-
-std::unique_ptr<Device> make_device(const DeviceOptions& options) {
-  const Runtime runtime = inspect();
-  if (!runtime.problem.empty())
-    fail(ExitCode::kUnavailable, runtime.problem_id, "device: cuda: ", runtime.problem);
-  for (const Gpu& gpu : runtime.gpus) {
-    if (gpu.index != options.index) continue;
-    if (!gpu.problem.empty())
-      fail(ExitCode::kUnavailable, "DEV-04", "device: cuda: GPU ", gpu.index, " (", gpu.name, ") has ",
-           gpu.problem);
-    return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu.name), options.num_threads);
+  Trial try_gpu(int index) {
+    Trial trial;
+    size_t total = 0;
+    cudaError_t error = cudaSetDevice(index);
+    if (error == cudaSuccess) error = cudaMemGetInfo(&trial.free_bytes, &total);
+    trial.out_of_memory = error == cudaErrorMemoryAllocation;
+    if (error != cudaSuccess) trial.refusal = str(cudaGetErrorName(error), ", ", cudaGetErrorString(error));
+    cudaGetLastError();  // as above
+    return trial;
   }
-  fail(ExitCode::kUnavailable, "DEV-06", "device: cuda: found ", runtime.gpus.size(),
-       " GPUs, expected one of index ", options.index);
-}
+
+  std::unique_ptr<Device> make_device(const DeviceOptions& options) {
+    const Runtime runtime = inspect();
+    if (!runtime.problem.empty())
+      fail(ExitCode::kUnavailable, runtime.problem_id, "device: cuda: ", runtime.problem);
+    for (const Gpu& gpu : runtime.gpus) {
+      if (gpu.index != options.index) continue;
+      if (!gpu.problem.empty())
+        fail(ExitCode::kUnavailable, "DEV-04", "device: cuda: GPU ", gpu.index, " (", gpu.name, ") has ",
+             gpu.problem);
+      return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu.name),
+                                      options.num_threads);
+    }
+    fail(ExitCode::kUnavailable, "DEV-06", "device: cuda: found ", runtime.gpus.size(),
+         " GPUs, expected one of index ", options.index);
+  }
 
 }  // namespace rookery::cuda

@@ -23,6 +23,7 @@ struct Gpu {
   double clock_hz = 0;
   ComputeMode mode = ComputeMode::kDefault;
   std::string problem;  // why this build cannot use it; empty: it can
+  std::string uuid;     // "GPU-6b8f..", like no other
 };
 
 // What the driver says. Versions as CUDA writes them: 13020 is 13.2; 0: none.
@@ -55,6 +56,11 @@ std::vector<Finding> findings(const Gpu& gpu, const Trial& trial);
 
 // Of cuBLASLt, as found: "13.0.2". Throws Error kUnavailable CUDA-02.
 std::string blas_version();
+
+// The GPU of a rank, by its place among the ranks of this machine. One that is alone is everybody's:
+// launchers show each rank its own. `visible`: CUDA_VISIBLE_DEVICES, null where it is not set. Throws Error
+// kUnavailable COMM-08 with what was seen.
+Gpu gpu_of_rank(const Runtime& runtime, int local_rank, const char* visible);
 
 struct DeviceOptions {
   int index = 0;

@@ -117,4 +117,24 @@ void diagnose(Runtime& r) {
   }
 }
 
+Gpu gpu_of_rank(const Runtime& r, int local_rank, const char* visible) {
+  const std::string seen = str("; CUDA_VISIBLE_DEVICES is ", visible ? str("'", visible, "'") : "not set",
+                               ", GPUs are ", r.gpus.size());
+  if (!r.problem.empty())
+    fail(ExitCode::kUnavailable, "COMM-08", "local rank ", local_rank, ": ", r.problem, seen);
+  const size_t index = r.gpus.size() == 1 ? 0 : static_cast<size_t>(local_rank);
+  if (index >= r.gpus.size())
+    fail(ExitCode::kUnavailable, "COMM-08", "local rank ", local_rank, ": expected a GPU ", local_rank, seen,
+         "; start as many ranks on a machine as it has GPUs");
+  const Gpu& gpu = r.gpus[index];
+  if (gpu.name.find("MIG") != std::string::npos && local_rank > 0)
+    fail(ExitCode::kUnavailable, "COMM-08", "local rank ", local_rank, ": found ", gpu.name,
+         ", a slice of a GPU, expected a whole GPU for each rank", seen,
+         "; start one rank on it, or turn MIG off");
+  if (!gpu.problem.empty())
+    fail(ExitCode::kUnavailable, "COMM-08", "local rank ", local_rank, ": GPU ", gpu.index, " (", gpu.name,
+         ") has ", gpu.problem, seen);
+  return gpu;
+}
+
 }  // namespace rookery::cuda

@@ -24,7 +24,8 @@ class Event {
   }
   void synchronize() const {
     RK_CUDA(cudaEventSynchronize(event_));
-  }                                                               // the host waits; at once before record()
+  }  // the host waits; at once before record()
+  cudaEvent_t native() const { return event_; }
   void finish() const noexcept { cudaEventSynchronize(event_); }  // the same where nothing may be thrown
   float milliseconds_since(const Event& begin) const {
     float elapsed = 0;

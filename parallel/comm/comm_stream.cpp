@@ -9,6 +9,8 @@
 #include <mutex>
 #include <thread>
 
+#include "kernels/tensor/side_stream.h"
+
 namespace rookery {
 
 struct CommStream::State {
@@ -24,6 +26,8 @@ struct CommStream::State {
   bool closing = false;        // when the queue is empty
   bool abandoned = false;      // at once
   std::thread thread;
+  SideStream* side = nullptr;  // of a GPU, instead of the thread
+  std::unique_ptr<SideStream::Point> end;
 
   void loop() {
     std::unique_lock lock(mutex);
@@ -51,12 +55,27 @@ struct CommStream::State {
   bool over(Ticket ticket) const { return completed >= ticket || failure; }
 };
 
+CommStream::CommStream(Communicator& world, Device& device) : state_(std::make_unique<State>(world)) {
+  if (device.on_host()) {
+    state_->thread = std::thread([s = state_.get()] { s->loop(); });
+  } else {
+    state_->side = dynamic_cast<SideStream*>(&device.accelerator());
+    RK_CHECK(state_->side != nullptr, "[CommStream] ", device.accelerator().name(), " has one stream");
+  }
+}
+
 CommStream::CommStream(Communicator& world) : state_(std::make_unique<State>(world)) {
   state_->thread = std::thread([s = state_.get()] { s->loop(); });
 }
 
 CommStream::~CommStream() {
   State& s = *state_;
+  if (s.side) try {
+      if (s.end) s.side->join(*s.end);  // what is let go now is used again behind that
+      return;
+    } catch (const Error&) {
+      return;  // a GPU that failed: its next call tells
+    }
   {
     std::lock_guard lock(s.mutex);
     s.abandoned = std::uncaught_exceptions() > s.exceptions && !s.over(s.submitted);
@@ -71,6 +90,10 @@ CommStream::Ticket CommStream::submit(std::function<void()> work) {
   State& s = *state_;
   std::lock_guard lock(s.mutex);
   if (s.failure) std::rethrow_exception(s.failure);
+  if (s.side) {
+    s.end = s.side->aside(work);
+    ++s.completed;
+  }
   s.work.push_back(std::move(work));
   s.wake.notify_all();
   return ++s.submitted;
@@ -83,6 +106,7 @@ void CommStream::wait(Ticket ticket) {
   RK_CHECK(ticket <= s.submitted, "[CommStream] ticket ", ticket, " of ", s.submitted);
   s.wake.wait(lock, [&] { return s.over(ticket); });
   if (s.completed < ticket) std::rethrow_exception(s.failure);
+  if (s.side && ticket > s.released) s.side->join(*s.end);
   for (; s.released < ticket; ++s.released) {
     released.push_back(std::move(s.work.front()));
     s.work.pop_front();

@@ -10,16 +10,19 @@
 
 namespace rookery {
 
-// A queue of work that one thread of its own does. Every rank submits the same collectives in the same order,
-// on communicators that nobody else uses meanwhile: a communicator for the queue and one for the caller's own
-// calls are two splits of the world. Work must not allocate from a Device, nor free: what it holds is let go
-// by the caller's thread, in wait().
+// A queue of work that one thread of its own does; of a GPU, the accelerator's second stream. Every rank
+// submits the same collectives in the same order, on communicators that nobody else uses meanwhile: a
+// communicator for the queue and one for the caller's own calls are two splits of the world. Work must not
+// allocate from a Device, nor free: what it holds is let go by the caller's thread, in wait().
 class CommStream {
  public:
   using Ticket = uint64_t;  // 1, 2, .. in order; 0 is always done
 
   // `world` (or any communicator that is split from the same world) is told when this rank leaves in haste.
   explicit CommStream(Communicator& world);
+  // The same where `device` is on the host. On a GPU work is launched by submit() itself, wait() lets the
+  // device's later work wait instead of the host, and errors come from the calls themselves.
+  CommStream(Communicator& world, Device& device);
   CommStream(const CommStream&) = delete;
   CommStream& operator=(const CommStream&) = delete;
   // Waits for what was submitted. Where an exception is on its way out, the others will not come any more:
@@ -32,7 +35,7 @@ class CommStream {
   // these threw, each time.
   void wait(Ticket ticket);
   void finish() { wait(last()); }
-  bool done(Ticket ticket) const;  // without waiting; true of work that failed
+  bool done(Ticket ticket) const;  // without waiting; true of work that failed, and of all work of a GPU
   Ticket last() const;             // the newest, 0 where there is none
 
  private:

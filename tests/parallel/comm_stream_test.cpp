@@ -8,6 +8,7 @@
 #include <chrono>
 #include <future>
 
+#include "kernels/tensor/side_stream.h"
 #include "parallel/comm/threads.h"
 
 namespace rookery {
@@ -122,6 +123,75 @@ TEST(CommStream, ARankThatLeavesInHasteWaitsForNobody) {
   }
   EXPECT_EQ(woken.load(), 2);
   EXPECT_LT(std::chrono::steady_clock::now() - begin, kMinute / 2);
+}
+
+// An accelerator that notes what is asked of its two streams.
+class TwoStreams : public Accelerator, public SideStream {
+ public:
+  explicit TwoStreams(std::vector<std::string>& log) : log_(log) {}
+  std::string name() const override { return "two streams"; }
+  void* stream() const override { return nullptr; }
+  void synchronize() override {}
+  std::byte* allocate(size_t bytes) override { return new std::byte[bytes]; }
+  void free(std::byte* data) noexcept override { delete[] data; }
+  Memory memory() const override { return {}; }
+  void upload(const void*, std::byte*, size_t) override {}
+  void download(const std::byte*, void*, size_t) override {}
+  std::unique_ptr<Pending> begin_download(const std::byte*, size_t) override { return nullptr; }
+  void copy(const std::byte*, std::byte*, size_t) override {}
+  void copy_rows(const std::byte*, size_t, std::byte*, size_t, size_t, size_t) override {}
+  void fill(std::byte*, unsigned char, size_t) override { log_.push_back(aside_ ? "fill aside" : "fill"); }
+  void convert(const Tensor&, const Tensor&) override {}
+  void sum(const Tensor&, const Tensor&, const Tensor&) override {}
+  std::unique_ptr<Replay> capture(const std::function<void()>&) override { return nullptr; }
+  std::unique_ptr<Mark> mark() override { return nullptr; }
+  void begin_range(const std::string&) override {}
+  void end_range() override {}
+
+  struct End : Point {
+    explicit End(int n) : number(n) {}
+    int number;
+  };
+  std::unique_ptr<Point> aside(const std::function<void()>& work) override {
+    aside_ = true;
+    try {
+      work();
+    } catch (...) {
+      aside_ = false;
+      throw;
+    }
+    aside_ = false;
+    return std::make_unique<End>(++points_);
+  }
+  void join(const Point& point) override {
+    log_.push_back(str("join ", static_cast<const End&>(point).number));
+  }
+
+ private:
+  std::vector<std::string>& log_;
+  bool aside_ = false;
+  int points_ = 0;
+};
+
+TEST(CommStream, OfAGpuLaunchesAtOnceAndJoinsWhereTheCallerWaits) {
+  std::vector<std::string> log;
+  Device device(std::make_unique<TwoStreams>(log), 1);
+  const auto self = self_communicator();
+  auto held = std::make_shared<int>(0);
+  {
+    const Tensor x = empty({4}, DType::kF32, device);
+    CommStream stream(*self, device);
+    const auto first = stream.submit([x, held] { fill_zero(x); });
+    fill_zero(x);
+    EXPECT_TRUE(stream.done(first));
+    EXPECT_EQ(held.use_count(), 2);
+    stream.wait(first);
+    EXPECT_EQ(held.use_count(), 1);
+    stream.wait(first);  // has been joined
+    EXPECT_THROW(stream.submit([] { fail(ExitCode::kUnavailable, "X-01", "no"); }), Error);
+    stream.submit([x] { fill_zero(x); });
+  }
+  EXPECT_EQ(log, (std::vector<std::string>{"fill aside", "fill", "join 1", "fill aside", "join 2"}));
 }
 
 }  // namespace
