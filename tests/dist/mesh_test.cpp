@@ -165,9 +165,11 @@ TEST_F(MeshTraining, RecomputesOnTheTensorAxis) {
   for (const char* recompute : {"selective", "block"})
     for (const auto& [arch, model] : test::tiny_models()) {
       SCOPED_TRACE(str(arch, " ", recompute));
-      const auto one = test::train_on_mesh(*runs_, model, "fp64", "{}", 1, 2);
-      test::expect_same_run(one, test::train_on_mesh(*runs_, model, "fp64", "{tensor: 2}", 2, 2, recompute),
-                            1e-10);
+      const auto one = test::train_on_mesh(*runs_, model, "fp64", "{}", 1, 16, "recompute: none", 2);
+      test::expect_same_run(
+          one,
+          test::train_on_mesh(*runs_, model, "fp64", "{tensor: 2}", 2, 16, str("recompute: ", recompute), 2),
+          1e-10);
     }
 }
 
