@@ -558,6 +558,21 @@ TEST(Validate, CountsRanks) {
              "global_batch_size 16 is not divisible by micro_batch_size 4 x 3 ranks = 12; use 12 or 24");
 }
 
+TEST(Validate, StagesShareTheBlocks) {
+  const TempDir dir;
+  const fs::path file = put(dir, "run.yaml", kGood);
+  EXPECT_NO_THROW(load_run({file}, {"mesh.pipe=2"}, 2));
+  EXPECT_NO_THROW(load_run({file}, {"mesh.pipe=3", "mesh.pipe_split=[1, 2, 3]"}, 3));
+  const auto message = [&](int64_t world, const std::vector<std::string>& overrides) {
+    return error_of([&] { load_run({file}, overrides, world); });
+  };
+  expect_has(message(7, {"mesh.pipe=7"}), "pipe 7: each stage needs a block, the model has 6");
+  expect_has(message(2, {"mesh.pipe=2", "mesh.pipe_split=[1, 2, 3]"}),
+             "pipe_split has 3 entries (1 + 2 + 3), expected one for each of pipe 2");
+  expect_has(message(2, {"mesh.pipe=2", "mesh.pipe_split=[3, 4]"}),
+             "pipe_split 3 + 4 = 7 blocks, the model has 6");
+}
+
 TEST(Writers, ResolvedYamlIsCompleteAndReadsBackToTheSame) {
   LoadedRun run = load_text(kGood, {"name=\"say \\\"hi\\\": \xc3\xa4\"", "model.widths=[7]",
                                     "optim.eps=1.25e-19", "init.from=a b/c"});

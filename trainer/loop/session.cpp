@@ -1,5 +1,7 @@
 #include "trainer/loop/session.h"
 
+#include <numeric>
+
 #include "kernels/ops/matmul/gemm.h"
 
 #include "trainer/loop/checkpointing.h"
@@ -27,11 +29,8 @@ Session make_session(config::RunConfig config, std::unique_ptr<Device> device, c
   }
   s.model = make_model(*s.config.model, {mesh.index(Axis::kTensor), mesh.degree(Axis::kTensor)});
   if (s.config.recipe) s.model->recompute = recompute_from_string(s.config.recipe->recompute);
-  const std::vector<int64_t>& given = s.config.mesh.pipe_split;
-  s.stage = blocks_of_stage(
-      given.empty() ? even_split(unit_costs(*s.model, s.config.data.seq_len), mesh.degree(Axis::kPipe))
-                    : given,
-      mesh.index(Axis::kPipe));
+  s.stage =
+      blocks_of_stage(stage_split(s.config, *s.model, mesh.degree(Axis::kPipe)), mesh.index(Axis::kPipe));
   std::vector<Parameter*> parameters = s.model->parameters.all();
   std::erase_if(parameters, [&](const Parameter* p) { return !s.stage.has(*p); });
   s.store = std::make_unique<ParamStore>(
@@ -48,12 +47,20 @@ std::vector<UnitCost> unit_costs(Model& model, int64_t seq_len) {
   for (const Parameter* p : model.parameters.all()) {
     const auto elements = static_cast<double>(p->global.numel());
     const double flops = multiplies_tokens(model, *p) ? 2 * elements : 0;
-    UnitCost& unit = units[static_cast<size_t>(p->unit)];
+    UnitCost& unit = units.at(static_cast<size_t>(p->unit));
     unit.elements += elements;
     (p->tied ? units.back() : unit).flops += flops;
     if (p->tied) units.back().elements += elements;
   }
   return units;
+}
+
+std::vector<int64_t> stage_split(const config::RunConfig& config, Model& model, int64_t stages) {
+  const std::vector<int64_t>& given = config.mesh.pipe_split;
+  const bool fits = static_cast<int64_t>(given.size()) == stages &&
+                    std::accumulate(given.begin(), given.end(), int64_t{0}) == model.num_blocks();
+  if (fits) return given;  // else it is another mesh's
+  return even_split(unit_costs(model, config.data.seq_len), stages);
 }
 
 Session load_session(const std::filesystem::path& path, int64_t threads) {

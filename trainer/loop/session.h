@@ -35,6 +35,8 @@ Session load_session(const std::filesystem::path& path, int64_t threads = 0);
 
 // Of each unit of the model (Parameter::unit), for sequences of this length: by what a pipeline is cut.
 std::vector<UnitCost> unit_costs(Model& model, int64_t seq_len);
+// Blocks of each of so many stages: mesh.pipe_split, or an even cut.
+std::vector<int64_t> stage_split(const config::RunConfig& config, Model& model, int64_t stages);
 
 // Whether every token is multiplied by it: matrices, but not the table of embeddings (a look-up, unless it is
 // the head too) nor the per-head bonus.

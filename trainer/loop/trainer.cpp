@@ -622,12 +622,13 @@ void Trainer::start_log() {
                  " without the embedding), ", c.precision, ", ", device_text(*session_.device)));
   if (const int64_t stages = session_.mesh->degree(Axis::kPipe); stages > 1) {
     const int64_t micro_batches = c.grad_accum_steps(session_.mesh->degrees().world());
-    const StageBlocks& own = session_.stage;
-    const std::string text =
-        str("pipeline: ", stages, " stages, this one of blocks ", own.begin, " to ", own.end - 1, "; of the ",
-            "time of ", micro_batches, " micro-batches a stage waits ",
-            fixed(100 * pipeline_bubble(stages, micro_batches), 1), " % for the others at best");
-    micro_batches < stages ? log_->warning(text + "; with a larger global_batch_size it is less")
+    std::string blocks;
+    for (const int64_t n : stage_split(c, *session_.model, stages))
+      blocks += str(blocks.empty() ? "" : ", ", n);
+    const std::string text = str("pipeline: stages of ", blocks, " blocks; of a step of ", micro_batches,
+                                 " micro-batches each waits at least ",
+                                 fixed(100 * pipeline_bubble(stages, micro_batches), 1), " %");
+    micro_batches < stages ? log_->warning(text + "; a larger global_batch_size makes that less")
                            : log_->info(text);
   }
   if (session_.mesh->world().size() == 1) {
