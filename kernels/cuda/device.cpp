@@ -238,44 +238,43 @@ Runtime inspect() {
       if (works(cudaGetDeviceProperties(&p, i)) &&
           works(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, i)) &&
           works(cudaDeviceGetAttribute(&mode, cudaDevAttrComputeMode, i)))
-        r.gpus.push_back({
-          i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount,
-              1e3 * static_cast<double>(kilohertz),
-              mode == cudaComputeModeDefault      ? ComputeMode::kDefault
-              : mode == cudaComputeModeProhibited ? ComputeMode::kProhibited
-                                                  : ComputeMode::kExclusive,
-                              }
+        r.gpus.push_back({i, p.name, p.major, p.minor, p.totalGlobalMem, p.multiProcessorCount,
+                          1e3 * static_cast<double>(kilohertz),
+                          mode == cudaComputeModeDefault      ? ComputeMode::kDefault
+                          : mode == cudaComputeModeProhibited ? ComputeMode::kProhibited
+                                                              : ComputeMode::kExclusive,
+                          "", uuid_text(p.uuid)});
     }
-    cudaGetLastError();  // a failed call must not show at the next kernel
-    diagnose(r);
-    return r;
   }
+  cudaGetLastError();  // a failed call must not show at the next kernel
+  diagnose(r);
+  return r;
+}
 
-  Trial try_gpu(int index) {
-    Trial trial;
-    size_t total = 0;
-    cudaError_t error = cudaSetDevice(index);
-    if (error == cudaSuccess) error = cudaMemGetInfo(&trial.free_bytes, &total);
-    trial.out_of_memory = error == cudaErrorMemoryAllocation;
-    if (error != cudaSuccess) trial.refusal = str(cudaGetErrorName(error), ", ", cudaGetErrorString(error));
-    cudaGetLastError();  // as above
-    return trial;
-  }
+Trial try_gpu(int index) {
+  Trial trial;
+  size_t total = 0;
+  cudaError_t error = cudaSetDevice(index);
+  if (error == cudaSuccess) error = cudaMemGetInfo(&trial.free_bytes, &total);
+  trial.out_of_memory = error == cudaErrorMemoryAllocation;
+  if (error != cudaSuccess) trial.refusal = str(cudaGetErrorName(error), ", ", cudaGetErrorString(error));
+  cudaGetLastError();  // as above
+  return trial;
+}
 
-  std::unique_ptr<Device> make_device(const DeviceOptions& options) {
-    const Runtime runtime = inspect();
-    if (!runtime.problem.empty())
-      fail(ExitCode::kUnavailable, runtime.problem_id, "device: cuda: ", runtime.problem);
-    for (const Gpu& gpu : runtime.gpus) {
-      if (gpu.index != options.index) continue;
-      if (!gpu.problem.empty())
-        fail(ExitCode::kUnavailable, "DEV-04", "device: cuda: GPU ", gpu.index, " (", gpu.name, ") has ",
-             gpu.problem);
-      return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu.name),
-                                      options.num_threads);
-    }
-    fail(ExitCode::kUnavailable, "DEV-06", "device: cuda: found ", runtime.gpus.size(),
-         " GPUs, expected one of index ", options.index);
+std::unique_ptr<Device> make_device(const DeviceOptions& options) {
+  const Runtime runtime = inspect();
+  if (!runtime.problem.empty())
+    fail(ExitCode::kUnavailable, runtime.problem_id, "device: cuda: ", runtime.problem);
+  for (const Gpu& gpu : runtime.gpus) {
+    if (gpu.index != options.index) continue;
+    if (!gpu.problem.empty())
+      fail(ExitCode::kUnavailable, "DEV-04", "device: cuda: GPU ", gpu.index, " (", gpu.name, ") has ",
+           gpu.problem);
+    return std::make_unique<Device>(std::make_unique<GpuAccelerator>(options, gpu.name), options.num_threads);
   }
+  fail(ExitCode::kUnavailable, "DEV-06", "device: cuda: found ", runtime.gpus.size(),
+       " GPUs, expected one of index ", options.index);
+}
 
 }  // namespace rookery::cuda

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "kernels/base/fault.h"
+#include "parallel/comm/text.h"
 
 namespace rookery {
 namespace {
@@ -31,18 +32,6 @@ milliseconds seconds_of(const char* variable, milliseconds otherwise) {
     fail(ExitCode::kUsage, "COMM-10", variable, ": found '", value, "', expected seconds from 0.01 to ",
          kMost);
   return milliseconds(static_cast<int64_t>(1000 * seconds));
-}
-
-// From rank 0 to all, before there is a lifeline.
-std::string broadcast_text(Communicator& comm, std::string text) {
-  Device device(DeviceType::kCpu, 1);
-  const Tensor size = zeros({1}, DType::kI64, device);
-  size.data<int64_t>()[0] = static_cast<int64_t>(text.size());
-  comm.broadcast(size, 0);
-  const Tensor bytes = zeros({size.data<int64_t>()[0]}, DType::kU8, device);
-  if (comm.rank() == 0) text.copy(reinterpret_cast<char*>(bytes.raw()), bytes.bytes());
-  comm.broadcast(bytes, 0);
-  return {reinterpret_cast<const char*>(bytes.raw()), bytes.bytes()};
 }
 
 std::string random_token() {
@@ -111,7 +100,7 @@ void World::start(const Launch& launch, Options& options) {
       for (const std::string& address : listener->addresses()) place += address + "\n";
       place += host_name() + "\n";
     }
-    place = broadcast_text(*comm, place);
+    place = broadcast_text(*comm, place, 0);  // before there is a lifeline
     std::vector<std::string> lines;
     for (size_t at = 0; at < place.size(); at = place.find('\n', at) + 1)
       lines.push_back(place.substr(at, place.find('\n', at) - at));
