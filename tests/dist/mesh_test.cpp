@@ -61,7 +61,11 @@ INSTANTIATE_TEST_SUITE_P(Sequence, MeshTraining,
 
 INSTANTIATE_TEST_SUITE_P(Tensor, MeshTraining,
                          testing::Values(MeshCase{"{tensor: 2}", 2}, MeshCase{"{tensor: 4}", 4},
-                                         MeshCase{"{data: 2, tensor: 2}", 4}),
+                                         MeshCase{"{data: 2, tensor: 2, zero: 0}", 4},
+                                         MeshCase{"{data: 2, tensor: 2}", 4},
+                                         MeshCase{"{data: 2, tensor: 2, zero: 3}", 4},
+                                         MeshCase{"{seq: 2, tensor: 2}", 4, 64},
+                                         MeshCase{"{data: 2, seq: 2, tensor: 2}", 8, 64}),
                          [](const auto& one) { return name_of(one.param.mesh); });
 
 // Of the whole tensors, by one micro-batch.
