@@ -279,16 +279,18 @@ void Trainer::evaluate() {
       const int64_t own = first_of_all + rank * rows, from = own < windows ? own : first_of_all;
       std::vector<int64_t> starts;
       for (int64_t i = from; i < std::min(from + rows, windows); ++i) starts.push_back(i * T);
-      const data::Batch batch = data::read_windows(*set, starts, T, session_.model->vocab_size());
+      data::Batch batch = data::read_windows(*set, starts, T, session_.model->vocab_size());
+      if (const int64_t parts = session_.mesh->degree(Axis::kSeq); parts > 1)
+        batch = data::part_of(batch, session_.mesh->index(Axis::kSeq), parts);
       session_.device->arena().begin_step(str("eval ", batch.rows));
       const Evaluation judged = step_.evaluate(recipe_->prepare(batch, *session_.device));
       if (own < windows) result.add(judged);
       session_.device->arena().end_step();
     }
-    if (ranks > 1) {
+    if (Communicator& replicas = session_.mesh->replicas(); replicas.size() > 1) {
       const double mine[] = {result.nats, static_cast<double>(result.targets), result.correct};
       const Tensor sums = tensor_from(std::span<const double>(mine), {3}, DType::kF64, *session_.device);
-      session_.mesh->axis(Axis::kData).all_reduce(sums, Reduce::kSum);
+      replicas.all_reduce(sums, Reduce::kSum);
       const std::vector<double> of_all = to_doubles(sums);
       result = {of_all[0], static_cast<int64_t>(of_all[1]), of_all[2]};
     }
