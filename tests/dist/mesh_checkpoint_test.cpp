@@ -7,6 +7,8 @@
 namespace rookery {
 namespace {
 
+namespace fs = std::filesystem;
+
 struct Saver {
   std::string mesh;
   int64_t world;

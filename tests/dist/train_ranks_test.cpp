@@ -12,6 +12,8 @@
 namespace rookery {
 namespace {
 
+namespace fs = std::filesystem;
+
 using test::ProgramResult;
 
 class TrainRanks : public testing::Test {

@@ -456,7 +456,12 @@ TEST(Wkv6, GradientOfUAccumulates) {
   const auto tensor = [&](const Values& x, const Shape& shape) {
     return tensor_from<double>(x, shape, DType::kF64, device);
   };
-  Parameter u{"u", {1, 32}, {}, tensor(c.ref.u, {1, 32}), empty({1, 32}, DType::kF64, device), {}};
+  Parameter u{.name = "u",
+              .global = {1, 32},
+              .spec = {},
+              .master = tensor(c.ref.u, {1, 32}),
+              .grad = empty({1, 32}, DType::kF64, device),
+              .compute = {}};
   for (int uses = 1; uses <= 2; ++uses) {
     Tape tape;
     const ops::WkvOut out = ops::wkv6(tensor(c.ref.r, rows), tensor(c.ref.k, rows), tensor(c.ref.v, rows),

@@ -185,15 +185,17 @@ TEST_P(DeviceTraining, EveryArchitectureHasTheSameBitsByGraph) {
 // A recipe that trains on another loss.
 class Altered : public Recipe {
  public:
-  using Loss = std::function<ops::LossOut(Recipe& recipe, Model& model, const DeviceBatch& batch,
-                                          nn::Context& cx, int64_t count, int64_t accum_steps)>;
+  using Loss =
+      std::function<ops::LossOut(Recipe& recipe, const Var& hidden, Model& model, const DeviceBatch& batch,
+                                 nn::Context& cx, int64_t count, int64_t accum_steps)>;
   Altered(std::unique_ptr<Recipe> recipe, Loss loss) : recipe_(std::move(recipe)), loss_(std::move(loss)) {}
-  ops::LossOut loss(Model& model, const DeviceBatch& batch, nn::Context& cx, int64_t count,
-                    int64_t accum_steps) override {
-    return loss_(*recipe_, model, batch, cx, count, accum_steps);
+  void begin(const DeviceBatch& batch, nn::Context& cx) const override { recipe_->begin(batch, cx); }
+  ops::LossOut loss_of(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx,
+                       int64_t count, int64_t accum_steps) override {
+    return loss_(*recipe_, hidden, model, batch, cx, count, accum_steps);
   }
-  Evaluation evaluate(Model& model, const DeviceBatch& batch, nn::Context& cx) override {
-    return recipe_->evaluate(model, batch, cx);
+  Evaluation judge(const Var& hidden, Model& model, const DeviceBatch& batch, nn::Context& cx) override {
+    return recipe_->judge(hidden, model, batch, cx);
   }
 
  private:
@@ -212,9 +214,9 @@ TEST_P(DeviceTraining, AGraphHasTheNumbersOfTheStepThatWasNoted) {
     config.graph = graph;
     int64_t calls = 0;
     Training t(std::move(config), gpu(),
-               altered([&](Recipe& recipe, Model& model, const DeviceBatch& batch, nn::Context& cx,
-                           int64_t count, int64_t accum_steps) {
-                 return recipe.loss(model, batch, cx, count + ++calls, accum_steps);
+               altered([&](Recipe& recipe, const Var& hidden, Model& model, const DeviceBatch& batch,
+                           nn::Context& cx, int64_t count, int64_t accum_steps) {
+                 return recipe.loss_of(hidden, model, batch, cx, count + ++calls, accum_steps);
                }));
     losses.push_back(t.losses(4));
   }
@@ -224,9 +226,9 @@ TEST_P(DeviceTraining, AGraphHasTheNumbersOfTheStepThatWasNoted) {
 
 TEST_P(DeviceTraining, AStepThatAsksTheHostIsNoGraph) {
   Training t(config_of(kArchitectures[1].model, "fp32"), gpu(),
-             altered([](Recipe& recipe, Model& model, const DeviceBatch& batch, nn::Context& cx,
-                        int64_t count, int64_t accum_steps) {
-               const ops::LossOut out = recipe.loss(model, batch, cx, count, accum_steps);
+             altered([](Recipe& recipe, const Var& hidden, Model& model, const DeviceBatch& batch,
+                        nn::Context& cx, int64_t count, int64_t accum_steps) {
+               const ops::LossOut out = recipe.loss_of(hidden, model, batch, cx, count, accum_steps);
                EXPECT_TRUE(std::isfinite(to_doubles(out.loss.value())[0]));
                return out;
              }));
