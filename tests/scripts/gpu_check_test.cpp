@@ -9,6 +9,7 @@
 #include <set>
 #include <sstream>
 
+#include "kernels/base/str.h"
 #include "kernels/cuda/device.h"
 #include "tests/support/program.h"
 

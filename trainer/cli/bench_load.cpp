@@ -38,7 +38,7 @@ void write_sample(const fs::path& path) {
   Rwkv6Config config;
   config.num_layers = 24;
   config.hidden_size = 2048;
-  const auto model = make_rwkv6(config, {});
+  const auto model = make_rwkv6(config);
   std::vector<foreign::TensorInfo> tensors;
   for (const Parameter* p : model->parameters.all())
     tensors.push_back({p->name, foreign::Type::kBf16, foreign::Dims(p->global.begin(), p->global.end())});

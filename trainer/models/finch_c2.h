@@ -16,6 +16,6 @@ struct FinchC2Config : config::ModelConfig, GoldFinchSizes {
   std::vector<Shared> shared() const override { return shared_sizes(); }
 };
 
-std::unique_ptr<Model> make_finch_c2(const FinchC2Config& config, const nn::Part& part);
+std::unique_ptr<Model> make_finch_c2(const FinchC2Config& config, const nn::Part& part = {});
 
 }  // namespace rookery

@@ -26,6 +26,6 @@ struct GoldFinchConfig : config::ModelConfig, GoldFinchSizes {
   int64_t cache_width() const { return hidden_size / kv_cache_compression_ratio; }  // numbers per token
 };
 
-std::unique_ptr<Model> make_goldfinch(const GoldFinchConfig& config, const nn::Part& part);
+std::unique_ptr<Model> make_goldfinch(const GoldFinchConfig& config, const nn::Part& part = {});
 
 }  // namespace rookery

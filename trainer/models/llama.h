@@ -29,6 +29,6 @@ struct LlamaConfig : config::ModelConfig, TransformerSizes {
   std::vector<Shared> shared() const override { return shared_sizes(); }
 };
 
-std::unique_ptr<Model> make_llama(const LlamaConfig& config, const nn::Part& part);
+std::unique_ptr<Model> make_llama(const LlamaConfig& config, const nn::Part& part = {});
 
 }  // namespace rookery

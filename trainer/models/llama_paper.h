@@ -24,6 +24,6 @@ struct LlamaPaperConfig : config::ModelConfig {
   LlamaPaperConfig resolved() const;  // the zeros filled in
 };
 
-std::unique_ptr<Model> make_llama_paper(const LlamaPaperConfig& config, const nn::Part& part);
+std::unique_ptr<Model> make_llama_paper(const LlamaPaperConfig& config, const nn::Part& part = {});
 
 }  // namespace rookery

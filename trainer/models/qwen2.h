@@ -19,6 +19,6 @@ struct Qwen2Config : config::ModelConfig, TransformerSizes {
   std::vector<Shared> shared() const override { return shared_sizes(); }
 };
 
-std::unique_ptr<Model> make_qwen2(const Qwen2Config& config, const nn::Part& part);
+std::unique_ptr<Model> make_qwen2(const Qwen2Config& config, const nn::Part& part = {});
 
 }  // namespace rookery

@@ -24,6 +24,6 @@ struct Rwkv5Config : config::ModelConfig {
   Rwkv5Config resolved() const;  // the zeros filled in
 };
 
-std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config, const nn::Part& part);
+std::unique_ptr<Model> make_rwkv5(const Rwkv5Config& config, const nn::Part& part = {});
 
 }  // namespace rookery

@@ -27,6 +27,6 @@ struct Rwkv6Config : config::ModelConfig {
   Rwkv6Config resolved() const;  // the zeros filled in
 };
 
-std::unique_ptr<Model> make_rwkv6(const Rwkv6Config& config, const nn::Part& part);
+std::unique_ptr<Model> make_rwkv6(const Rwkv6Config& config, const nn::Part& part = {});
 
 }  // namespace rookery

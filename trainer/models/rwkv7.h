@@ -26,6 +26,6 @@ struct Rwkv7Config : config::ModelConfig {
   Rwkv7Config resolved() const;  // the zeros filled in
 };
 
-std::unique_ptr<Model> make_rwkv7(const Rwkv7Config& config, const nn::Part& part);
+std::unique_ptr<Model> make_rwkv7(const Rwkv7Config& config, const nn::Part& part = {});
 
 }  // namespace rookery
