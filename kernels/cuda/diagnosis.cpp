@@ -98,6 +98,7 @@ void diagnose(Runtime& r) {
     r.problem_id = id;
     r.problem = std::move(problem);
   };
+  found("", "");
   for (Gpu& gpu : r.gpus) gpu.problem = problem_of(gpu, r);
   if (!r.built) {
     found("DEV-05", "this build has no CUDA; install the CUDA toolkit 13 and build with -DROOKERY_CUDA=ON");
