@@ -139,8 +139,9 @@ TEST_F(TrainCommand, ProfileOfAShortRunOrAFullDiskHoldsNothingUp) {
   // The trace of a run's end has its last save.
   const auto whole = runs_->train("whole", {"--profile", "recipe.max_steps=4"});
   EXPECT_EQ(whole.code, 0) << whole.err;
+  const auto trace = nlohmann::json::parse(test::slurp(path("whole/trace.json")));
   std::string last;
-  for (const auto& e : nlohmann::json::parse(test::slurp(path("whole/trace.json")))["traceEvents"])
+  for (const auto& e : trace["traceEvents"])
     if (e["ph"] == "X" && e["cat"] == "phase") last = e["name"];
   EXPECT_EQ(last, "save");
   const auto full = runs_->train("full", {"--profile", "recipe.max_steps=4"}, "run.trace.write:enospc");
