@@ -340,6 +340,20 @@ std::vector<OpBench> all_ops(const OpSizes& s, const std::shared_ptr<Inputs>& in
                          ops::linear_cross_entropy(tape.watch(x), w(tape), targets, Tensor(), options).loss};
                    });
                  }});
+  // As one of two ranks of the tensor axis computes it, without their reductions.
+  ops.push_back({"cross_entropy_slice",
+                 str(dims({s.B, s.T, s.C}), " to half of ", s.V),
+                 {f * (2 * M * C + V / 2 * C) + grad * V / 2 * C, 3 * M * C * V, 0, M * V / 2},
+                 {2 * (f * M * C + grad * V / 2 * C)},
+                 [=] {
+                   const Tensor targets = in->ids({s.B, s.T}, s.V);
+                   return Call([=, x = in->random(btc), w = in->weight({s.V / 2, s.C}, 0.05)](Tape& tape) {
+                     ops::LossOptions options{static_cast<double>(targets.numel()), 1e-4};
+                     options.slice = {0, [](const Tensor&) {}, [](const Tensor&) {}};
+                     return std::vector{
+                         ops::linear_cross_entropy(tape.watch(x), w(tape), targets, Tensor(), options).loss};
+                   });
+                 }});
   const Shape flat{s.P};
   const double params = static_cast<double>(s.P);
   if (in->device().target() == DeviceType::kCpu) {
