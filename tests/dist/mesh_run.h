@@ -77,7 +77,7 @@ inline void disturb(const loop::Session& session) {
     const Philox noise(5, stream_of(p->name));
     for_each_run(*p, [&](int64_t here, int64_t there, int64_t n) {
       for (int64_t i = 0; i < n; ++i)
-        values[static_cast<size_t>(here + i)] += 0.2 * noise.normal(static_cast<uint64_t>(there + i));
+        values[static_cast<size_t>(here + i)] += 0.1 * noise.normal(static_cast<uint64_t>(there + i));
     });
     session.store->assign(
         *p, tensor_from(std::span<const double>(values), p->local(), old.dtype(), old.device()));

@@ -362,7 +362,8 @@ TEST(Sequence, ModelsOnDocumentsAreThoseOfOneRank) {
   for (const auto& [arch, model] : test::tiny_models())
     for (const std::vector<int64_t>& documents : {std::vector<int64_t>{8}, {7}, {2, 9, 12}}) {
       const Step one = step_on_documents(runs, model, "{}", 1, documents, "none");
-      for (const auto& [mesh, world] : {std::pair{"{seq: 2}", 2}, {"{seq: 4, seq_method: scan}", 4}})
+      for (const auto& [mesh, world] :
+           {std::pair{"{seq: 2, zero: 0}", 2}, {"{seq: 4, seq_method: scan, zero: 0}", 4}})
         for (const char* recompute : {"none", "selective", "block"}) {
           SCOPED_TRACE(
               str(arch, " on ", mesh, ", recompute ", recompute, ", ", documents.size(), " documents"));

@@ -147,7 +147,8 @@ TEST(EvenSplit, FirstAndLastAreLighterByEmbeddingAndHead) {
   EXPECT_EQ(even_split(equal_blocks(8, {}, {}), 1), Split{8});
   EXPECT_EQ(even_split(equal_blocks(8, {}, {}), 4), (Split{2, 2, 2, 2}));
   EXPECT_EQ(even_split(equal_blocks(8, {0, 0}, {20, 10}), 2), (Split{5, 3}));  // the head is two blocks
-  EXPECT_EQ(even_split(equal_blocks(10, {0, 10}, {20, 10}), 4), (Split{2, 3, 3, 2}));  // 3 somewhere anyway
+  EXPECT_EQ(even_split(equal_blocks(10, {0, 10}, {20, 10}), 4), (Split{3, 3, 3, 1}));
+  EXPECT_EQ(even_split(equal_blocks(10, {0, 10}, {10, 10}), 4), (Split{2, 3, 3, 2}));  // 3 somewhere anyway
   EXPECT_EQ(even_split(equal_blocks(3, {0, 99}, {500, 99}), 3), (Split{1, 1, 1}));     // at least one each
 }
 

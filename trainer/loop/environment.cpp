@@ -123,8 +123,10 @@ std::vector<std::pair<std::string, std::string>> rookery_variables() {
 
 std::string unknown_variable(std::string_view name) {
   static const std::vector<std::string> known = {
-      "ROOKERY_ISA",    "ROOKERY_FAULT",       "ROOKERY_BIN",         "ROOKERY_SHARED",
-      "ROOKERY_GOLDEN", "ROOKERY_TEST_FOLDER", "ROOKERY_TEST_DEVICES"};
+      "ROOKERY_ISA",          "ROOKERY_FAULT",         "ROOKERY_BIN",
+      "ROOKERY_SHARED",       "ROOKERY_GOLDEN",        "ROOKERY_TEST_FOLDER",
+      "ROOKERY_TEST_DEVICES", "ROOKERY_COMM_TIMEOUT",  "ROOKERY_COMM_START_LIMIT",
+      "ROOKERY_COMM_VERIFY",  "ROOKERY_SLURM_RESTARTS"};
   if (std::find(known.begin(), known.end(), name) != known.end()) return "";
   return " is not known" + config::did_you_mean(name, known);
 }
