@@ -4,8 +4,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/ops/activation/activation.h"
+#include "kernels/ops/embedding/embedding.h"
+#include "kernels/ops/matmul/matmul.h"
 #include "kernels/ops/matmul/product.h"
+#include "kernels/ops/norm/norm.h"
 #include "kernels/ops/norm/rms_norm.h"
+#include "kernels/ops/token_shift/token_shift.h"
 
 namespace rookery::ops {
 namespace {
@@ -14,6 +19,59 @@ constexpr auto kNorm = RK_KERNEL_GPU(rms_norm_forward);
 constexpr auto kNormBackward = RK_KERNEL_GPU(rms_norm_backward);
 constexpr auto kExpand = RK_KERNEL(gold_expand);
 constexpr double kEps = 1e-8;
+
+// The elements of a small tensor, wherever it lies.
+template <class T>
+std::vector<T> on_host(const Tensor& t) {
+  std::vector<T> values(t.defined() ? static_cast<size_t>(t.numel()) : 0);
+  if (t.defined()) download(t, values.data());
+  return values;
+}
+
+// Tokens [begin, begin + count) of x [B, S, ...]: a copy.
+Tensor tokens_of(const Tensor& x, int64_t begin, int64_t count) {
+  const Tensor out = x.shape().size() == 2 ? empty({x.dim(0), count}, x.dtype(), x.device())
+                                           : empty({x.dim(0), count, x.dim(2)}, x.dtype(), x.device());
+  copy_columns(x, begin, count, out, 0);
+  return out;
+}
+
+Tensor in_sums(const Tensor& t) {
+  if (t.dtype() == sum_dtype(t.dtype())) return t;
+  const Tensor out = empty(t.shape(), sum_dtype(t.dtype()), t.device());
+  copy(t, out);
+  return out;
+}
+
+// gold_expand by the operations of a training pass, in f32 where the model is bf16: on a GPU, where the
+// blocks in cache of gold_cpu.cpp do not pay. One token more is read where its successor looks back at it.
+std::pair<Tensor, Tensor> expand_by_operations(const GoldTokens& t, const GoldWeights& w, int64_t begin,
+                                               int64_t count) {
+  const int64_t skipped = begin > 0 ? 1 : 0, from = begin - skipped, n = count + skipped;
+  const int64_t B = t.index.dim(0), D = t.values.dim(1), R = t.cache.dim(2);
+  const Tensor index = tokens_of(t.index, from, n);
+  const Var e = embedding(index, Var(t.values));           // [B, n, D]
+  const Tensor z = embedding(index, Var(t.keys)).value();  // becomes that of gold_keys
+  product(B * n, D, R, {tokens_of(t.cache, from, n), R}, {t.w, D + R, true, D}, true, {z, D});
+  const Var keys = rms_norm(Var(z), Var(), kEps, RmsEps::kOutside);
+
+  const auto weight = [](const Tensor& x) { return Var(in_sums(x)); };
+  const Previous nothing{Var(), tokens_of(t.starts, from, n)};
+  const Var mixed = shift_lerp(e, nothing, {weight(w.mix_hidden)})[0];
+  const Var h = tanh(matmul(mixed, weight(w.mix_w1))), w2 = weight(w.mix_w2);  // [B, n, 2 M]
+  const auto corrected = [&](const Var& x, const Tensor& down, const Tensor& up, const Tensor& gamma,
+                             const Tensor& beta) {
+    const Var more = matmul(tanh(matmul(x, weight(down))), weight(up));
+    const Tensor y = layer_norm(add(x, more), weight(gamma), weight(beta)).value();
+    const Tensor out = empty({B, count, D}, gamma.dtype(), y.device());
+    copy(skipped == 0 ? y : tokens_of(y, skipped, count), out);
+    return out;
+  };
+  const Var k = ddlerp(keys, nothing, {weight(w.mix_k), Var()}, h, w2)[0];
+  const Var v = ddlerp(e, nothing, {Var(), weight(w.mix_v)}, h, w2)[1];
+  return {corrected(k, w.key_w1, w.key_w2, w.ln_k_weight, w.ln_k_bias),
+          corrected(v, w.value_w1, w.value_w2, w.ln_v_weight, w.ln_v_bias)};
+}
 
 }  // namespace
 
@@ -61,27 +119,27 @@ DistinctIds distinct_ids(const Tensor& ids, int64_t length, int64_t vocab_size) 
   const auto [B, capacity] = ids.dims<2>("[distinct_ids] ids");
   RK_CHECK(length > 0 && length <= capacity, "[distinct_ids] ", length, " of ", ids.shape());
   Device& device = ids.device();
-  check_cpu("distinct_ids", device);
-  DistinctIds d{{}, empty({B, length}, DType::kI32, device)};
-  if (device.type() == DeviceType::kMeta) {
-    d.ids = empty({1, std::min(B * length, vocab_size)}, DType::kI32, device);
-    return d;
-  }
+  if (device.type() == DeviceType::kMeta)
+    return {empty({1, std::min(B * length, vocab_size)}, DType::kI32, device),
+            empty({B, length}, DType::kI32, device)};
+  const std::vector<int32_t> all = on_host<int32_t>(ids);
   std::vector<int32_t> at(static_cast<size_t>(vocab_size), 0);  // 1 where an id occurs; then its row
   for (int64_t b = 0; b < B; ++b)
-    for (int64_t s = 0; s < length; ++s) at[ids.data<int32_t>()[b * capacity + s]] = 1;
+    for (int64_t s = 0; s < length; ++s)
+      at[static_cast<size_t>(all[static_cast<size_t>(b * capacity + s)])] = 1;
   std::vector<int32_t> found;
   for (size_t id = 0; id < at.size(); ++id) {
     if (at[id] == 0) continue;
     at[id] = static_cast<int32_t>(found.size());
     found.push_back(static_cast<int32_t>(id));
   }
+  std::vector<int32_t> index;
   for (int64_t b = 0; b < B; ++b)
     for (int64_t s = 0; s < length; ++s)
-      d.index.data<int32_t>()[b * length + s] = at[ids.data<int32_t>()[b * capacity + s]];
-  d.ids = tensor_from(std::span<const int32_t>(found), {1, static_cast<int64_t>(found.size())}, DType::kI32,
-                      device);
-  return d;
+      index.push_back(at[static_cast<size_t>(all[static_cast<size_t>(b * capacity + s)])]);
+  return {tensor_from(std::span<const int32_t>(found), {1, static_cast<int64_t>(found.size())}, DType::kI32,
+                      device),
+          tensor_from(std::span<const int32_t>(index), {B, length}, DType::kI32, device)};
 }
 
 GoldTokens gold_tokens(const Tensor& index, const Tensor& x0, const Tensor& cache, const Tensor& w,
@@ -93,29 +151,31 @@ GoldTokens gold_tokens(const Tensor& index, const Tensor& x0, const Tensor& cach
            ", cache ", cache.shape());
   check_shape(w, {D, D + R}, "[gold_tokens] w");
   Device& device = x0.device();
-  check_cpu("gold_tokens", device);
   GoldTokens tokens{index,
-                    rms_norm(Var(x0), Var(), kEps, RmsEps::kOutside).value().reshape({U, D}),
-                    empty({U, D}, x0.dtype(), device),
+                    rms_norm(Var(in_sums(x0)), Var(), kEps, RmsEps::kOutside).value().reshape({U, D}),
+                    empty({U, D}, sum_dtype(x0.dtype()), device),
                     cache,
                     w,
-                    zeros({B, S}, DType::kU8, device),
+                    empty({B, S}, DType::kU8, device),
                     0};
   product(U, D, D, {x0, D}, {w, D + R, true}, false, {tokens.keys, D});
   if (doc_start.defined())
     RK_CHECK(doc_start.dim(0) == B && doc_start.dim(1) <= S, "[gold_tokens] doc_start");
   if (document.defined()) check_shape(document, {B}, "[gold_tokens] document");
   if (device.type() == DeviceType::kMeta) return tokens;
-  if (document.defined())
-    tokens.first = *std::min_element(document.data<int32_t>(), document.data<int32_t>() + B);
+  const std::vector<int32_t> begins = on_host<int32_t>(document);
+  const std::vector<uint8_t> last = on_host<uint8_t>(doc_start);
+  if (document.defined()) tokens.first = *std::min_element(begins.begin(), begins.end());
+  std::vector<uint8_t> starts(static_cast<size_t>(B * S), 0);
   for (int64_t b = 0; b < B; ++b) {
-    uint8_t* starts = tokens.starts.data<uint8_t>() + b * S;
-    starts[0] = 1;
-    if (document.defined()) starts[document.data<int32_t>()[b]] = 1;
+    const auto row = starts.begin() + b * S;
+    row[0] = 1;
+    if (document.defined()) row[begins[static_cast<size_t>(b)]] = 1;
     if (!doc_start.defined()) continue;
     const int64_t T = doc_start.dim(1);
-    std::copy_n(doc_start.data<uint8_t>() + b * T, T, starts + S - T);
+    std::copy_n(last.begin() + b * T, T, row + S - T);
   }
+  upload(starts.data(), tokens.starts);
   return tokens;
 }
 
@@ -134,6 +194,7 @@ std::pair<Tensor, Tensor> gold_expand(const GoldTokens& t, const GoldWeights& w,
        {&w.mix_hidden, &w.mix_k, &w.mix_v, &w.ln_k_weight, &w.ln_k_bias, &w.ln_v_weight, &w.ln_v_bias})
     RK_CHECK(x->numel() == D, "[gold_expand] ", x->shape(), " for ", D, " channels");
   Device& device = t.values.device();
+  if (device.target() != DeviceType::kCpu) return expand_by_operations(t, w, begin, count);
   const DType dtype = t.values.dtype();
   const Tensor k = empty({B, count, D}, dtype, device), v = empty({B, count, D}, dtype, device);
   kExpand(device,

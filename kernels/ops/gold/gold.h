@@ -25,7 +25,7 @@ DistinctIds distinct_ids(const Tensor& ids, int64_t length, int64_t vocab_size);
 // each of the U distinct ones, so that a token costs no product of width D by D.
 struct GoldTokens {
   Tensor index;   // i32 [B, S]: rows of the next two
-  Tensor values;  // [U, D]: rms(x0)
+  Tensor values;  // [U, D]: rms(x0), in sum_dtype as keys
   Tensor keys;    // [U, D]: x0 w_x^T, for w = [w_x, w_c]
   Tensor cache;   // [B, capacity >= S, R]
   Tensor w;       // [D, D + R]
