@@ -87,7 +87,7 @@ struct Requests {
 };
 
 constexpr size_t kMaxMessage = size_t{1} << 30;    // MPI counts in int
-constexpr int64_t kChunkBytes = int64_t{1} << 18;  // of a part: what is summed while the next is on its way
+constexpr int64_t kChunkBytes = int64_t{1} << 19;  // of a part: what is summed while the next is on its way
 
 class MpiCommunicator : public Communicator {
  public:
@@ -546,13 +546,15 @@ class MpiCommunicator : public Communicator {
     auto place = [&](int64_t round, size_t i) {
       return received + ((round % 2) * static_cast<int64_t>(peers.size()) + static_cast<int64_t>(i)) * kChunk;
     };
-    Requests parts[2];
+    Requests arriving[2], leaving[2];
     auto begin_round = [&](int64_t round) {
-      Requests& r = parts[round % 2];
+      Requests &in_flight = arriving[round % 2], &r = leaving[round % 2];
+      in_flight.clear();
       r.clear();
       const Range mine = chunk(rank_, round);
       for (size_t i = 0; i < peers.size(); ++i)
-        receive(r, reinterpret_cast<std::byte*>(place(round, i)), mine.size * sizeof(T), peers[i], kParts);
+        receive(in_flight, reinterpret_cast<std::byte*>(place(round, i)), mine.size * sizeof(T), peers[i],
+                kParts);
       for (const int peer : peers) {
         const Range theirs = chunk(peer, round);
         send_to(r, reinterpret_cast<const std::byte*>(in + theirs.begin), theirs.size * sizeof(T), peer,
@@ -565,17 +567,20 @@ class MpiCommunicator : public Communicator {
     for (int64_t round = 0; round < std::min<int64_t>(2, rounds); ++round) begin_round(round);
     std::vector<const T*> all(static_cast<size_t>(size()));
     for (int64_t round = 0; round < rounds; ++round) {
-      wait(parts[round % 2], what);
+      wait(arriving[round % 2], what);
       const Range mine = chunk(rank_, round);
       all[rank_] = in + mine.begin;
       for (size_t i = 0; i < peers.size(); ++i) all[peers[i]] = place(round, i);
       comm_detail::reduce_range<T>(all, out + mine.begin, 0, mine.size, op);
       if (then == Then::kGather)
+        for (const int peer : peers)
+          send_to(results, reinterpret_cast<const std::byte*>(out + mine.begin), mine.size * sizeof(T), peer,
+                  kResults);
+      wait(leaving[round % 2], what);  // before results come to where it lies
+      if (then == Then::kGather)
         for (const int peer : peers) {
           const Range theirs = chunk(peer, round);
           receive(results, reinterpret_cast<std::byte*>(out + theirs.begin), theirs.size * sizeof(T), peer,
-                  kResults);
-          send_to(results, reinterpret_cast<const std::byte*>(out + mine.begin), mine.size * sizeof(T), peer,
                   kResults);
         }
       if (round + 2 < rounds) begin_round(round + 2);

@@ -10,30 +10,39 @@
 
 namespace rookery::comm_detail {
 
-constexpr int64_t kReduceBlock = 512;  // elements at a time, in registers and L1
+constexpr int64_t kReduceBlock = 2048;  // elements at a time, in L1
+
+// out[i] = a[i] op b[i]; out may be a or b.
+template <class T>
+void reduce_two(const T* a, const T* b, T* out, int64_t n, Reduce op) {
+  switch (op) {
+    case Reduce::kSum:
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+      break;
+    case Reduce::kMax:
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) out[i] = b[i] > a[i] || b[i] != b[i] ? b[i] : a[i];
+      break;
+    case Reduce::kMin:
+#pragma omp simd
+      for (int64_t i = 0; i < n; ++i) out[i] = b[i] < a[i] || b[i] != b[i] ? b[i] : a[i];
+      break;
+  }
+}
 
 // out[i] = in[0][i] op in[1][i] op ..; out may be one of them.
 template <class T>
 void reduce_range(const std::vector<const T*>& in, T* out, int64_t begin, int64_t end, Reduce op) {
-  T sum[kReduceBlock];
-  for (int64_t block = begin; block < end; block += kReduceBlock) {
+  const size_t ranks = in.size();
+  if (ranks == 1 && in[0] != out) std::copy(in[0] + begin, in[0] + end, out + begin);
+  if (ranks == 2) return reduce_two(in[0] + begin, in[1] + begin, out + begin, end - begin, op);
+  T sum[kReduceBlock];  // out may be read later than the first
+  for (int64_t block = begin; ranks > 2 && block < end; block += kReduceBlock) {
     const int64_t n = std::min(kReduceBlock, end - block);
-    std::copy_n(in[0] + block, n, sum);
-    for (size_t r = 1; r < in.size(); ++r) {
-      const T* x = in[r] + block;
-      switch (op) {
-        case Reduce::kSum:
-          for (int64_t i = 0; i < n; ++i) sum[i] += x[i];
-          break;
-        case Reduce::kMax:
-          for (int64_t i = 0; i < n; ++i) sum[i] = x[i] > sum[i] || x[i] != x[i] ? x[i] : sum[i];
-          break;
-        case Reduce::kMin:
-          for (int64_t i = 0; i < n; ++i) sum[i] = x[i] < sum[i] || x[i] != x[i] ? x[i] : sum[i];
-          break;
-      }
-    }
-    std::copy_n(sum, n, out + block);
+    reduce_two(in[0] + block, in[1] + block, sum, n, op);
+    for (size_t r = 2; r + 1 < ranks; ++r) reduce_two(sum, in[r] + block, sum, n, op);
+    reduce_two(sum, in[ranks - 1] + block, out + block, n, op);
   }
 }
 

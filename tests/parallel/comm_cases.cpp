@@ -36,7 +36,7 @@ T reduced(int ranks, int64_t i, Reduce op) {
 template <class T>
 void check_reductions() {
   for (const int ranks : {1, 2, 3, 5})
-    for (const int64_t n : {1, 3, 65, 2000, 150'001})  // short; long; several rounds of chunks
+    for (const int64_t n : {1, 3, 65, 2000, 600'001})  // short; long; several rounds of chunks
       for (const Reduce op : {Reduce::kSum, Reduce::kMax, Reduce::kMin}) {
         if (n > 2000 && op != Reduce::kSum) continue;
         on_ranks(ranks, [&](Communicator& comm, Device& device) {
