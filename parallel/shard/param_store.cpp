@@ -13,6 +13,7 @@ int64_t aligned(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; 
 
 // On the stream's thread, where the device's own threads are not at hand.
 void add_alone(const Tensor& from, const Tensor& to) {
+  if (to.device().type() == DeviceType::kMeta) return;
   dispatch_float(to.dtype(), [&]<class T>() {
     const T* __restrict in = from.data<T>();
     T* __restrict out = to.data<T>();
@@ -261,9 +262,11 @@ void ParamStore::reduce(Unit& u) {
     if (tensor_->size() > 1 && u.whole > 0) tensor_->all_reduce(u.grads.narrow(0, u.whole), Reduce::kSum);
     if (replicas_->size() == 1) return;
     if (level_ == 0) return replicas_->all_reduce(u.grads, Reduce::kSum);
-    // What earlier micro-batches left is this rank's to bring in.
-    if (more) add_alone(u.own_grad, u.grads.narrow(replicas_->rank() * u.slice_size, u.slice_size));
-    replicas_->reduce_scatter(u.grads, u.own_grad, Reduce::kSum);
+    if (!more) return replicas_->reduce_scatter(u.grads, u.own_grad, Reduce::kSum);
+    // The sum over the ranks takes the place of this rank's slice, and joins those of earlier micro-batches.
+    const Tensor sum = u.grads.narrow(replicas_->rank() * u.slice_size, u.slice_size);
+    replicas_->reduce_scatter(u.grads, sum, Reduce::kSum);
+    add_alone(sum, u.own_grad);
   });
 }
 

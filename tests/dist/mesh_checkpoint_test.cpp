@@ -1,10 +1,13 @@
 // mesh_checkpoint_test.cpp: what one mesh saves another loads, parameters and moments bit for bit, there and
 // back.
+#include <fstream>
+
 #include "tests/dist/mesh_run.h"
 #include "trainer/config/writers.h"
 #include "trainer/loop/checkpointing.h"
 
 namespace rookery {
+namespace fs = std::filesystem;
 namespace {
 
 namespace fs = std::filesystem;

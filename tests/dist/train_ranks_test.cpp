@@ -10,6 +10,7 @@
 #include "tests/support/tiny_run.h"
 
 namespace rookery {
+namespace fs = std::filesystem;
 namespace {
 
 namespace fs = std::filesystem;
