@@ -28,6 +28,13 @@ constexpr size_t kWait = 3;  // of them, for the other ranks
 // On the device that the configuration asks for, unless its plan is beyond the memory that is free there.
 Session affordable_session(config::RunConfig config, MemoryPlan& plan, const Mesh& mesh) {
   auto device = make_device(config);
+  // The update on a GPU knows neither slices nor a norm whose parts are on other ranks.
+  const bool cut = (mesh.replicas().size() > 1 && config.mesh.zero > 0) || mesh.degree(Axis::kTensor) > 1 ||
+                   mesh.degree(Axis::kPipe) > 1;
+  if (device->type() != DeviceType::kCpu && cut)
+    fail(ExitCode::kUnavailable, "MESH-01", "mesh: ", mesh.degrees(), ", zero ", config.mesh.zero,
+         ": on a GPU ranks share a batch and nothing else so far; set mesh.zero to 0, mesh.tensor and "
+         "mesh.pipe to 1, or device: cpu");
   // What each of several ranks needs is not planned: one rank would need more.
   if (mesh.world().size() > 1) return make_session(std::move(config), std::move(device), mesh);
   const int64_t free = device->on_host() ? available_memory_bytes()
