@@ -1,6 +1,10 @@
 // mesh_test.cpp: five steps on every kind of mesh are those of one rank, for each architecture.
+#include <algorithm>
+
+#include "data/synthetic/mqar.h"
 #include "tests/dist/mesh_run.h"
 #include "trainer/loop/memory_plan.h"
+#include "trainer/recipes/mqar.h"
 
 namespace rookery {
 namespace {
@@ -67,6 +71,90 @@ INSTANTIATE_TEST_SUITE_P(Tensor, MeshTraining,
                                          MeshCase{"{seq: 2, tensor: 2}", 4, 64},
                                          MeshCase{"{data: 2, seq: 2, tensor: 2}", 8, 64}),
                          [](const auto& one) { return name_of(one.param.mesh); });
+
+// Where the configuration changes what is cut: grouped key heads, heads that do not fill the residual stream,
+// an untied head, GPTAlpha blocks, the parts of Finch-C2 that can be left out.
+TEST_F(MeshTraining, VariantsOnTheTensorAxis) {
+  for (const char* model :
+       {"{arch: llama, num_layers: 2, hidden_size: 32, num_heads: 8, num_kv_heads: 2, head_size: 6, "
+        "ffn_size: "
+        "64, vocab_size: 264, tie_embeddings: true}",
+        "{arch: qwen2, num_layers: 2, hidden_size: 32, num_heads: 4, num_kv_heads: 2, ffn_size: 64, "
+        "vocab_size: 264, tie_embeddings: false}",
+        "{arch: rwkv5, num_layers: 2, hidden_size: 24, head_size: 8, num_heads: 2, ffn_size: 40, vocab_size: "
+        "264}",
+        "{arch: rwkv6, num_layers: 2, hidden_size: 24, head_size: 8, num_heads: 2, ffn_size: 40, vocab_size: "
+        "264}",
+        "{arch: rwkv7, num_layers: 2, hidden_size: 24, head_size: 8, num_heads: 2, ffn_size: 40, vocab_size: "
+        "264}",
+        "{arch: finch_c2, num_layers: 2, hidden_size: 32, head_size: 8, vocab_size: 264, use_v2: false, "
+        "use_one_minus_w: false}",
+        "{arch: goldfinch, num_layers: 3, hidden_size: 32, head_size: 8, vocab_size: 264, upper_blocks: "
+        "gptalpha, rope_theta: 10000}",
+        "{arch: goldfinch, num_layers: 3, hidden_size: 32, head_size: 8, vocab_size: 264, rope_theta: "
+        "10000}"}) {
+    SCOPED_TRACE(model);
+    const auto one = test::train_on_mesh(*runs_, model, "fp64", "{}", 1);
+    test::expect_same_run(one, test::train_on_mesh(*runs_, model, "fp64", "{tensor: 2}", 2), 1e-10);
+  }
+}
+
+std::vector<int32_t> likeliest(Model& model, const DeviceBatch& batch, nn::Context& cx) {
+  const Tensor logits = model.logits(cx, batch.x).value();
+  const int64_t V = model.vocab_size();
+  std::vector<int32_t> words;
+  for (const double row : to_doubles(batch.rows)) {
+    const std::vector<double> of_row =
+        to_doubles(logits.reshape({logits.numel() / V, V}).narrow(static_cast<int64_t>(row), 1));
+    words.push_back(static_cast<int32_t>(std::ranges::max_element(of_row) - of_row.begin()));
+  }
+  return words;
+}
+
+// Head and loss on some positions; answers are the first of the largest logits of all words.
+TEST_F(MeshTraining, RecallOnTheTensorAxis) {
+  data::Batch batch;
+  batch.rows = 3;
+  batch.seq_len = 24;
+  for (int64_t i = 0; i < batch.rows; ++i) {
+    const auto tokens = data::mqar::example({24, 3, 5}, i);
+    batch.x.insert(batch.x.end(), tokens.begin(), tokens.end());
+    batch.samples.push_back(i);
+  }
+  batch.y.assign(batch.x.size(), 0);
+  batch.doc_start.assign(batch.x.size(), 0);
+  const std::string model = "{arch: rwkv6, num_layers: 2, hidden_size: 32, head_size: 8, vocab_size: 8192}";
+  std::vector<int32_t> answers;  // what one rank holds to be the likeliest
+  const auto evaluate = [&](const char* mesh_text, int world) {
+    std::vector<Evaluation> of_rank(static_cast<size_t>(world));
+    run_ranks(world, [&](Communicator& comm) {
+      config::RunConfig config = test::mesh_config(*runs_, model, "fp64", mesh_text);
+      const Mesh mesh(config.mesh.degrees(world), comm);
+      loop::Session session =
+          loop::make_session(std::move(config), std::make_unique<Device>(DeviceType::kCpu, 1), mesh);
+      session.model->parameters.initialize(7);
+      test::disturb(session);
+      const auto recipe = make_mqar({});
+      DeviceBatch on_device = recipe->prepare(batch, *session.device);
+      nn::SeqContext seq;
+      nn::Context cx{nullptr, seq, mesh};
+      if (answers.empty()) answers = likeliest(*session.model, on_device, cx);
+      on_device.y =
+          tensor_from(std::span<const int32_t>(answers), on_device.y.shape(), DType::kI32, *session.device);
+      Evaluation& e = of_rank[static_cast<size_t>(comm.rank())];
+      e = recipe->evaluate(*session.model, on_device, cx);
+      const double loss = to_doubles(recipe->loss(*session.model, on_device, cx, 9, 1).loss.value())[0];
+      EXPECT_NEAR(loss, e.nats / 9, 1e-12 * loss);
+    });
+    for (const Evaluation& e : of_rank) EXPECT_EQ(e.nats, of_rank[0].nats);
+    return of_rank[0];
+  };
+  const Evaluation one = evaluate("{}", 1), two = evaluate("{tensor: 2}", 2);
+  EXPECT_NEAR(two.nats, one.nats, 1e-10 * one.nats);
+  EXPECT_EQ(two.targets, one.targets);
+  EXPECT_EQ(one.correct, 9);
+  EXPECT_EQ(two.correct, 9);
+}
 
 // Of the whole tensors, by one micro-batch.
 std::map<std::string, std::vector<double>> gradients(const test::TinyRuns& runs, const std::string& model,
