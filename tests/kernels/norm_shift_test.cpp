@@ -75,8 +75,8 @@ OpCase op_case(const Case& s) {
     c.integers("doc_start", {s.B, s.T}, DType::kU8, doc_start);
   }
   c.bits_depend_on_threads = true;  // dmu, dgamma, dbeta
-  // The sum is rounded before its norm, which in rows of few channels may divide by little.
-  if (s.delta && s.C <= 5) c.bf16_nmse = 3.2e-5;
+  // The way back reads the sum in bf16: exact arithmetic on it has 1.69e-5 in one dmu of five channels.
+  if (s.delta && s.C == 5) c.bf16_nmse = 1.8e-5;
   c.run = [s](const Named<Var>& in) {
     std::vector<Var> mu;
     for (int q = 0; q < s.mixes; ++q) mu.push_back(s.plain && q == 0 ? Var() : in[str("mu", q)]);
