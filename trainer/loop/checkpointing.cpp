@@ -256,8 +256,8 @@ struct RunFolder::Impl {
     const std::vector<std::string> all = exchange_texts(world, problem);
     for (size_t rank = 0; rank < all.size(); ++rank) {
       if (all[rank].empty()) continue;
-      const checkpoint::SaveRequest request = std::move(save->request);
-      save = nullptr;
+      const std::unique_ptr<Save> failed = std::move(save);  // over, and still what the request speaks of
+      const checkpoint::SaveRequest& request = failed->request;
       if (first()) checkpoint::abandon_save(run_dir, request.step);
       const size_t space = all[rank].find(' ');
       checkpoint::fail_unsaved(
