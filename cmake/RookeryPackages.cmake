@@ -135,7 +135,7 @@ rookery_note("MPI" "${mpi_state}")
 
 # The header is all that is linked: the library is loaded when it is used.
 set(ROOKERY_HAVE_NCCL OFF)
-set(nccl_state "off: training has one GPU")
+set(nccl_state "off: no CUDA, or not asked for")
 if(ROOKERY_HAVE_CUDA AND NOT ROOKERY_NCCL STREQUAL "OFF")
   find_path(ROOKERY_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
   if(ROOKERY_NCCL_INCLUDE)
