@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -139,6 +140,45 @@ inline MeshRun train_on_mesh(const TinyRuns& runs, const std::string& model, con
     EXPECT_EQ(other.norms, run.norms);
   }
   return run;
+}
+
+// Loss and gradients in fp64 of one step on two sequences of 16 tokens, in the first of which documents begin
+// at these tokens.
+struct DocumentStep {
+  double loss = 0;
+  std::map<std::string, std::vector<double>> gradients = {};
+};
+inline DocumentStep step_on_documents(const TinyRuns& runs, const std::string& model,
+                                      const std::string& mesh_text, int64_t world,
+                                      const std::vector<int64_t>& documents, const std::string& recompute) {
+  DocumentStep step;
+  std::mutex mutex;
+  run_ranks(static_cast<int>(world), [&](Communicator& comm) {
+    config::RunConfig config =
+        mesh_config(runs, model, "fp64", mesh_text, str("reset_at_documents: true, recompute: ", recompute));
+    const Mesh mesh(config.mesh.degrees(world), comm);
+    loop::Session session =
+        loop::make_session(std::move(config), std::make_unique<Device>(DeviceType::kCpu, 1), mesh);
+    const auto recipe = make_recipe(*session.config.recipe);
+    AdamW optim(*session.store, loop::make_adamw_config(session.config),
+                [&](const Parameter& p) { return session.model->optim_group(p); });
+    loop::TrainStep train(session, *recipe, optim);
+    session.model->parameters.initialize(7);
+    disturb(session);
+    session.store->publish();
+    data::Batch batch{2, 16, {}, {}, std::vector<uint8_t>(32, 0), {0, 1}, {}};
+    for (int i = 0; i < 32; ++i) {
+      batch.x.push_back(i * 37 % 256 + 1);
+      batch.y.push_back((i + 1) * 37 % 256 + 1);
+    }
+    for (const int64_t t : documents) batch.doc_start[static_cast<size_t>(t)] = 1;
+    if (world > 1) batch = data::part_of(batch, mesh.index(Axis::kSeq), mesh.degree(Axis::kSeq));
+    const double loss = train.run({batch}, 0).loss;
+    const std::lock_guard lock(mutex);
+    step.loss = loss;
+    for (const Parameter* p : session.store->parameters()) step.gradients[p->name] = to_doubles(p->grad);
+  });
+  return step;
 }
 
 // What is added to all keys alike changes no attention weight.

@@ -15,6 +15,7 @@ struct PipeCase {
   const char *name, *mesh;
   int64_t world, layers;
   const char* recompute = "none";
+  int64_t fp32_seq_len = 16;
 };
 
 class PipeTraining : public testing::TestWithParam<PipeCase> {
@@ -35,10 +36,11 @@ TEST_P(PipeTraining, IsThatOfOneRank) {
     for (const auto& [arch, tiny] : test::tiny_models()) {
       SCOPED_TRACE(str(arch, " ", precision));
       const std::string model = with_layers(tiny, c.layers);
-      auto& one = one_rank_[str(precision, c.layers, arch)];
-      if (one.losses.empty()) one = test::train_on_mesh(*runs_, model, precision, "{}", 1);
-      const auto many =
-          test::train_on_mesh(*runs_, model, precision, c.mesh, c.world, 16, str("recompute: ", c.recompute));
+      const int64_t seq_len = std::string(precision) == "fp32" ? c.fp32_seq_len : 16;
+      auto& one = one_rank_[str(precision, c.layers, arch, seq_len)];
+      if (one.losses.empty()) one = test::train_on_mesh(*runs_, model, precision, "{}", 1, seq_len);
+      const auto many = test::train_on_mesh(*runs_, model, precision, c.mesh, c.world, seq_len,
+                                            str("recompute: ", c.recompute));
       test::expect_same_run(one, many, bound);
     }
 }
@@ -51,9 +53,41 @@ INSTANTIATE_TEST_SUITE_P(
                     PipeCase{"unequal", "{pipe: 2, pipe_split: [3, 1]}", 2, 4, "block"},
                     PipeCase{"three", "{pipe: 3, pipe_split: [1, 1, 2]}", 3, 4, "selective"},
                     PipeCase{"data", "{data: 2, pipe: 2}", 4, 4},
+                    PipeCase{"fewer_micro_batches", "{data: 2, pipe: 4}", 8, 4},
+                    PipeCase{"zero0", "{data: 2, pipe: 2, zero: 0}", 4, 4},
+                    PipeCase{"zero2", "{data: 2, pipe: 2, zero: 2}", 4, 4},
+                    PipeCase{"zero3", "{data: 2, pipe: 2, zero: 3}", 4, 4, "block"},
+                    PipeCase{"seq", "{pipe: 3, seq: 2, pipe_split: [2, 1, 1]}", 6, 4, "selective", 64},
                     PipeCase{"tensor", "{pipe: 2, tensor: 2}", 4, 2, "selective"},
                     PipeCase{"data_tensor", "{data: 2, pipe: 2, tensor: 2}", 8, 2}),
     [](const auto& one) { return one.param.name; });
+
+// Each stage knows where documents begin.
+TEST_F(PipeTraining, OnDocumentsIsThatOfOneRank) {
+  for (const auto& [arch, tiny] : test::tiny_models()) {
+    const std::string model = with_layers(tiny, 4);
+    const std::vector<int64_t> documents{2, 9, 12};
+    const test::DocumentStep one = test::step_on_documents(*runs_, model, "{}", 1, documents, "none");
+    EXPECT_NE(one.loss, test::step_on_documents(*runs_, model, "{}", 1, {}, "none").loss);
+    for (const auto& [mesh, world] : {std::pair{"{pipe: 4}", 4},
+                                      {"{pipe: 3, seq: 2, zero: 0, pipe_split: [1, 1, 2]}", 6},
+                                      {"{pipe: 2, seq: 2, zero: 0, pipe_split: [3, 1]}", 4}}) {
+      SCOPED_TRACE(str(arch, " on ", mesh));
+      const test::DocumentStep many = test::step_on_documents(*runs_, model, mesh, world, documents, "block");
+      EXPECT_NEAR(many.loss, one.loss, 1e-12 * one.loss);
+      for (const auto& [name, gradient] : one.gradients) {
+        if (test::zero_in_theory(name)) continue;
+        const std::vector<double>& other = many.gradients.at(name);
+        double squares = 0, difference = 0;
+        for (size_t i = 0; i < gradient.size(); ++i) {
+          squares += gradient[i] * gradient[i];
+          difference += (other[i] - gradient[i]) * (other[i] - gradient[i]);
+        }
+        EXPECT_LE(std::sqrt(difference), 1e-10 * std::sqrt(squares)) << name;
+      }
+    }
+  }
+}
 
 }  // namespace
 }  // namespace rookery

@@ -316,58 +316,20 @@ TEST(Sequence, RingAttentionIsThatOfOneRank) {
 
 // ---- models ----
 
-struct Step {
-  double loss = 0;
-  std::map<std::string, Values> gradients;
-};
-
-// Loss and gradients of one step on sequences with documents that begin at these tokens.
-Step step_on_documents(const test::TinyRuns& runs, const std::string& model, const std::string& mesh_text,
-                       int64_t world, const std::vector<int64_t>& documents, const std::string& recompute) {
-  Step step;
-  std::mutex mutex;
-  run_ranks(static_cast<int>(world), [&](Communicator& comm) {
-    config::RunConfig config = test::mesh_config(runs, model, "fp64", mesh_text);
-    config.recipe->recompute = recompute;
-    dynamic_cast<PretrainConfig&>(*config.recipe).reset_at_documents = true;
-    const Mesh mesh(config.mesh.degrees(world), comm);
-    loop::Session session =
-        loop::make_session(std::move(config), std::make_unique<Device>(DeviceType::kCpu, 1), mesh);
-    const auto recipe = make_recipe(*session.config.recipe);
-    AdamW optim(*session.store, loop::make_adamw_config(session.config),
-                [&](const Parameter& p) { return session.model->optim_group(p); });
-    loop::TrainStep train(session, *recipe, optim);
-    session.model->parameters.initialize(7);
-    test::disturb(session);
-    session.store->publish();
-    data::Batch batch{2, 16, {}, {}, std::vector<uint8_t>(32, 0), {0, 1}, {}};
-    for (int i = 0; i < 32; ++i) {
-      batch.x.push_back(i * 37 % 256 + 1);
-      batch.y.push_back((i + 1) * 37 % 256 + 1);
-    }
-    for (const int64_t t : documents) batch.doc_start[static_cast<size_t>(t)] = 1;  // of the first sequence
-    if (world > 1) batch = data::part_of(batch, mesh.index(Axis::kSeq), mesh.degree(Axis::kSeq));
-    const double loss = train.run({batch}, 0).loss;
-    const std::lock_guard lock(mutex);
-    step.loss = loss;
-    for (const Parameter* p : session.store->parameters()) step.gradients[p->name] = to_doubles(p->grad);
-  });
-  return step;
-}
-
 TEST(Sequence, ModelsOnDocumentsAreThoseOfOneRank) {
   register_models();
   register_recipes();
   const test::TinyRuns runs;
   for (const auto& [arch, model] : test::tiny_models())
     for (const std::vector<int64_t>& documents : {std::vector<int64_t>{8}, {7}, {2, 9, 12}}) {
-      const Step one = step_on_documents(runs, model, "{}", 1, documents, "none");
+      const test::DocumentStep one = test::step_on_documents(runs, model, "{}", 1, documents, "none");
       for (const auto& [mesh, world] :
            {std::pair{"{seq: 2, zero: 0}", 2}, {"{seq: 4, seq_method: scan, zero: 0}", 4}})
         for (const char* recompute : {"none", "selective", "block"}) {
           SCOPED_TRACE(
               str(arch, " on ", mesh, ", recompute ", recompute, ", ", documents.size(), " documents"));
-          const Step many = step_on_documents(runs, model, mesh, world, documents, recompute);
+          const test::DocumentStep many =
+              test::step_on_documents(runs, model, mesh, world, documents, recompute);
           EXPECT_NEAR(many.loss, one.loss, 1e-12 * one.loss);
           for (const auto& [name, gradient] : one.gradients) {
             if (test::zero_in_theory(name)) continue;

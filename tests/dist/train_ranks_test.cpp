@@ -43,8 +43,10 @@ class TrainRanks : public testing::Test {
                               {"OMPI_MCA_btl_base_warn_component_unused", "0"},
                               {"ROOKERY_COMM_TIMEOUT", "60"}});
   }
-  static ProgramResult train_alone(const std::string& run) {
-    return runs_->train(run, {"precision=fp64", "recipe.micro_batch_size=1", "optim.eps=1e-8"});
+  static ProgramResult train_alone(const std::string& run, std::vector<std::string> more = {},
+                                   const std::string& fault = "") {
+    more.insert(more.end(), {"precision=fp64", "recipe.micro_batch_size=1", "optim.eps=1e-8"});
+    return runs_->train(run, more, fault);
   }
 
   // Losses and gradient norms of all steps and evaluations, and the last parameters.
@@ -104,6 +106,30 @@ TEST_F(TrainRanks, LearnAsOneRankDoes) {
           EXPECT_LT(spread.at("slowest"), ranks);
         }
       }
+  }
+}
+
+// Of Qwen2 the first and the last stage have the embedding, which is the head. One rank goes on from what
+// stages saved, and they from what one rank did.
+TEST_F(TrainRanks, StagesLearnAsOneRankDoes) {
+  const std::string qwen2 =
+      "model={arch: qwen2, num_layers: 3, hidden_size: 32, num_heads: 4, ffn_size: 64, vocab_size: 264}";
+  for (const auto& [name, model] : {std::pair{"qwen2", qwen2}, {"finch", "model.num_layers=4"}}) {
+    SCOPED_TRACE(name);
+    const std::string one = str(name, "_alone"), stages = str(name, "_stages");
+    ASSERT_EQ(train_alone(one, {model}).code, 0);
+    const ProgramResult done = train(2, stages, {model, "mesh.pipe=2"});
+    ASSERT_EQ(done.code, 0) << done.err;
+    expect_same(one, stages, 1e-9);
+    EXPECT_NE(done.err.find("pipeline: stages of "), std::string::npos) << done.err;
+
+    const std::string killed = str(name, "_killed"), back = str(name, "_back");
+    EXPECT_NE(train(2, killed, {model, "mesh.pipe=2"}, "train.loss@8:kill", 1).code, 0);
+    ASSERT_EQ(train_alone(killed, {model}).code, 0);
+    expect_same(one, killed, 1e-9);
+    EXPECT_NE(train_alone(back, {model}, "train.loss@8:kill").code, 0);
+    ASSERT_EQ(train(2, back, {model, "mesh.pipe=2"}).code, 0);
+    expect_same(one, back, 1e-9);
   }
 }
 

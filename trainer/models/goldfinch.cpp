@@ -54,9 +54,10 @@ class GoldFinch : public Hybrid<Gold> {
 
   Carry embed(Context& cx, const Tensor& ids) override {
     Carry carry = Hybrid<Gold>::embed(cx, ids);
-    carry.gold = std::make_shared<GoldSight>();
-    carry.gold->ids = ids;
-    carry.gold->x0 = carry.x;
+    carry.gold = sight_of(cx, ids);
+    // Of the tokens of other ranks their ids travel.
+    const Tensor seen = gather_left(cx.mesh.axis(Axis::kSeq), ids).value();
+    carry.gold->x0 = seen.dim(1) > ids.dim(1) ? Hybrid<Gold>::embed(cx, seen).x : carry.x;
     return carry;
   }
 
@@ -69,12 +70,9 @@ class GoldFinch : public Hybrid<Gold> {
   // The GOLD blocks' sight is made of x0 by the first of them.
   std::vector<Flow> flow(int64_t i, const Context& cx, const Tensor& ids, Carry& carry) override {
     std::vector<Flow> parts = Hybrid<Gold>::flow(i, cx, ids, carry);
-    if (!carry.gold) {
-      carry.gold = std::make_shared<GoldSight>();
-      carry.gold->ids = ids;
-      carry.gold->doc_start = cx.seq.doc_start;
-    }
-    const Shape shape = parts[0].shape;
+    if (!carry.gold) carry.gold = sight_of(cx, ids);
+    const int64_t S = ids.dim(1) * (cx.mesh.index(Axis::kSeq) + 1);  // of this rank and those to its left
+    const Shape shape{ids.dim(0), S, parts[0].shape[2]};
     if (i <= c_.num_lower()) {
       parts.push_back({&carry.gold->x0, shape});
     } else {
@@ -99,21 +97,24 @@ class GoldFinch : public Hybrid<Gold> {
   }
 
  private:
+  // What each stage of a pipeline knows of the tokens itself.
+  static std::shared_ptr<GoldSight> sight_of(const Context& cx, const Tensor& ids) {
+    auto sight = std::make_shared<GoldSight>();
+    sight->ids = ids;
+    sight->doc_start = cx.seq.doc_start;
+    sight->document = cx.seq.document(kIds);
+    sight->starts = gather_left(cx.mesh.axis(Axis::kSeq), cx.seq.doc_start).value();
+    return sight;
+  }
+
   void enter_upper(Context& cx, Carry& carry) {
     GoldSight& sight = *carry.gold;
     const int64_t past = cx.seq.length(kIds), S = past + sight.ids.dim(1);
-    sight.document = cx.seq.document(kIds);
-    sight.doc_start = cx.seq.doc_start;
     const Tensor ids = cx.seq.append(kIds, Var(sight.ids)).value();
     const Var cache = cx.seq.append(kCache, compress_(cx, carry.x));
     if (past == 0) {
-      Communicator& ranks = cx.mesh.axis(Axis::kSeq);
-      sight.starts = gather_left(ranks, sight.doc_start).value();
-      // Of tokens of other ranks only ids and cache travel.
-      const Tensor seen = gather_left(ranks, ids).value();
-      const Var x0 = seen.dim(1) > S ? Hybrid<Gold>::embed(cx, seen).x : sight.x0;
-      sight.keys = ops::gold_keys(x0, gather_left(ranks, cache), cx(expand_));
-      sight.values = ops::rms_norm(x0, Var(), 1e-8, RmsEps::kOutside);
+      sight.keys = ops::gold_keys(sight.x0, gather_left(cx.mesh.axis(Axis::kSeq), cache), cx(expand_));
+      sight.values = ops::rms_norm(sight.x0, Var(), 1e-8, RmsEps::kOutside);
     } else {
       const auto [distinct, index] = ops::distinct_ids(ids, S, c_.vocab_size);
       const Var x0 = first_norm_(cx, nn::embedding(cx, distinct, *emb_));

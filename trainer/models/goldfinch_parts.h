@@ -70,7 +70,7 @@ struct GptAlpha {
 // blocks share; after others what each block expands its own from, part by part.
 struct GoldSight {
   Tensor ids;        // of the pass
-  Var x0;            // their embeddings after ln0, until the first GOLD block
+  Var x0;            // [B, S, C]: embeddings after ln0 of all that are seen, until the first GOLD block
   Tensor doc_start;  // of the pass
   Var keys, values;  // [B, S, C]: the expanded cache and x0, both divided by their root mean square
   Tensor starts;     // u8 [B, S] or undefined: doc_start of all of these
